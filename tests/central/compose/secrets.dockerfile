@@ -1,0 +1,6 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+ARG BASE
+FROM ${BASE}
+COPY files/enketo/generate-secrets.sh ./
