@@ -1,0 +1,87 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Values of the type ``bytea`` as COPY shows them, hashed piece by piece.
+
+Hexadecimal (``\\\\x...``), or where ``bytea_output`` is set so, escaped: octal escapes and doubled
+backslashes, each backslash doubled once more by COPY (PostgreSQL's documentation, "Binary Data Types").
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+
+from ansible_collections.odkops.central.plugins.module_utils._copy_text import NULL
+
+_HEXADECIMAL = b"\\\\x"
+
+# An escape that a piece may cut: two backslashes and three digits.
+_ESCAPE = 5
+
+
+class ByteaDigest:
+    """SHA-1 and size of one value.
+
+    Its methods raise :class:`ValueError` for what is no ``bytea``.
+    """
+
+    def __init__(self) -> None:
+        #: bytes of the value so far
+        self.size = 0
+        self._hash = hashlib.sha1(usedforsecurity=False)
+        self._rest = b""
+        self._hexadecimal: bool | None = None
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece of the column's text."""
+        data = self._rest + piece if self._rest else piece
+        if self._hexadecimal is None:
+            if len(data) < len(_HEXADECIMAL) and _HEXADECIMAL.startswith(data):
+                self._rest = data
+                return
+            self._hexadecimal = data.startswith(_HEXADECIMAL)
+            if self._hexadecimal:
+                data = data[len(_HEXADECIMAL) :]
+        if self._hexadecimal:
+            even = len(data) & ~1
+            self._rest = data[even:]
+            self._update(binascii.unhexlify(data[:even]))
+            return
+        # Four backslashes are one byte, so a run of them can be divided behind every fourth.
+        cut = data.find(b"\\", max(0, len(data) - _ESCAPE))
+        if cut < 0:
+            cut = len(data)
+        else:
+            start = len(data[:cut].rstrip(b"\\"))
+            run = len(data) - start - len(data[start:].lstrip(b"\\"))
+            cut = start + run // 4 * 4
+        self._rest = data[cut:]
+        self._update(_unescape(data[:cut]))
+
+    def _update(self, data: bytes) -> None:
+        self.size += len(data)
+        self._hash.update(data)
+
+    @property
+    def is_null(self) -> bool:
+        """Whether what was fed is no value at all: NULL."""
+        return not self.size and not self._hexadecimal and self._rest == NULL
+
+    def finish(self) -> str:
+        """No more comes: the SHA-1 of the value, 40 hexadecimal digits."""
+        if self._rest:
+            if self._hexadecimal:
+                raise ValueError("an odd number of hexadecimal digits")
+            self._update(_unescape(self._rest))
+            self._rest = b""
+        return self._hash.hexdigest()
+
+
+def _unescape(data: bytes) -> bytes:
+    if b"\\" not in data:
+        return data
+    if data.count(b"\\\\") * 2 != data.count(b"\\"):
+        raise ValueError("a backslash that COPY did not double")
+    # What is left are doubled backslashes and three octal digits behind one; Python has the same two.
+    return data.replace(b"\\\\", b"\\").decode("unicode_escape").encode("iso8859-1")

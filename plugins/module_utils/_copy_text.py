@@ -1,0 +1,331 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rows in PostgreSQL's text format of COPY, as pg_dump writes them.
+
+A row ends with a line feed, its columns are divided by tabs, NULL is ``\\N``, and a backslash
+introduces what must not stand for itself, so a raw line feed or tab always divides
+(PostgreSQL's documentation of COPY, "Text Format"). Behind the last row pg_dump writes ``\\.``
+and three line feeds (src/bin/pg_dump/pg_dump.c, dumpTableData_copy).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Callable, NamedTuple, Protocol
+
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
+
+NULL = b"\\N"
+_END_LINE = b"\n\\.\n"
+_BEHIND = b"\n\n"
+
+# Control characters that COPY writes as escapes, and the one that no text holds.
+_NEVER = (b"\0", b"\b", b"\v", b"\f", b"\r")
+
+#: A row longer than this is not kept in memory.
+LONG_ROW = 1024 * 1024
+
+#: So much is kept of each column of a long row, and of all of them together.
+LONG_FIELD = 64 * 1024
+_LONG_FIELDS = 4 * 1024 * 1024
+
+#: PostgreSQL's own limit for the columns of a table
+MAXIMUM_COLUMNS = 1600
+
+# An identifier is in quotes unless it has only small letters, digits and underscores (fmtId in fe_utils/string_utils.c).
+_NAME = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")+")'
+_STATEMENT = re.compile(
+    rf"COPY (?:(?P<schema>{_NAME})\.)?(?P<table>{_NAME}) (?:\((?P<columns>{_NAME}(?:, {_NAME})*)\))? FROM stdin;\n\Z"
+)
+_COLUMN = re.compile(_NAME)
+_ESCAPE = re.compile(rb"\\(?P<octal>[0-7]{1,3})|\\x(?P<hex>[0-9A-Fa-f]{1,2})|\\(?P<other>.)", re.DOTALL)
+_CONTROLS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+class CopyStatement(NamedTuple):
+    """``COPY schema.table (columns) FROM stdin;``, its names without quotes."""
+
+    namespace: str
+    table: str
+    columns: list[str]
+
+
+def read_copy_statement(statement: str) -> CopyStatement | None:
+    """Take the statement in front of a table's data apart; None for another statement. A table may have no columns.
+
+    :raises CentralError: ``corrupt`` for more columns than PostgreSQL allows
+    """
+    found = _STATEMENT.match(statement)
+    if found is None:
+        return None
+    columns: list[str] = []
+    for match in _COLUMN.finditer(found["columns"] or ""):
+        columns.append(_name_of(match[0]))
+        if len(columns) > MAXIMUM_COLUMNS:
+            raise corrupt(f"a table in it has more than {MAXIMUM_COLUMNS} columns")
+    return CopyStatement(_name_of(found["schema"] or ""), _name_of(found["table"]), columns)
+
+
+def _name_of(identifier: str) -> str:
+    return identifier[1:-1].replace('""', '"') if identifier.startswith('"') else identifier
+
+
+def columns_of(copy_statement: str) -> list[str] | None:
+    """The names of the columns in ``COPY name (columns) FROM stdin;``, or None for another statement.
+
+    A table without columns is an empty list.
+    """
+    found = read_copy_statement(copy_statement)
+    return None if found is None else found.columns
+
+
+def _unescape_one(match: re.Match[bytes]) -> bytes:
+    if match["octal"]:
+        return bytes([int(match["octal"], 8) & 0xFF])
+    if match["hex"]:
+        return bytes([int(match["hex"], 16)])
+    return _CONTROLS.get(match["other"], match["other"])
+
+
+def unescape(field: bytes) -> bytes | None:
+    """The value of a column: None for NULL."""
+    if field == NULL:
+        return None
+    return _ESCAPE.sub(_unescape_one, field) if b"\\" in field else field
+
+
+def text_of(field: bytes) -> str | None:
+    """The value of a column as text: None for NULL."""
+    value = unescape(field)
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+class Rows(Protocol):
+    """Takes the rows of one table that somebody wants to see."""
+
+    def row(self, fields: list[bytes]) -> None:
+        """One row, its columns as they stand in the data."""
+
+    def long_row(self, index: int) -> Callable[[bytes], None] | None:
+        """How to take the column `index` of a row that is too long to keep: piece by piece, or not at all (None)."""
+
+    def end_long_row(self, fields: list[bytes]) -> None:
+        """The row is over. In `fields`, columns taken piece by piece are empty, others are cut at :data:`LONG_FIELD`."""
+
+
+class CopyCounter:
+    """Counts the rows of one table, and checks that they are whole.
+
+    :param where: name of the table, for messages
+    :param columns: how many columns it has
+    :param encoding: Python's name of the data's encoding, or None where it is not known
+    """
+
+    def __init__(self, where: str, columns: int, encoding: str | None = None) -> None:
+        self._where = where
+        self._columns = columns
+        self._tabs = 0
+        self._lines = 0
+        # As if a row had ended before the first one, so that an end at once is found like any other.
+        self._tail = b"\n"
+        self._behind: bytes | None = None
+        self._decoder = codecs.getincrementaldecoder(encoding)() if encoding == "utf-8" else None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the data.
+
+        :raises CentralError: ``corrupt``
+        """
+        if self._behind is not None:
+            self._follow(data)
+            return
+        end = (self._tail + data[:3]).find(_END_LINE)
+        if end >= 0:
+            end += len(_END_LINE) - len(self._tail)
+        else:
+            end = data.find(_END_LINE)
+            if end >= 0:
+                end += len(_END_LINE)
+        if end < 0:
+            self._count(data)
+            self._tail = (self._tail + data[-3:])[-3:]
+            return
+        self._behind = b""
+        self._count(data[:end])
+        self._lines -= 1
+        self._follow(data[end:])
+
+    def _count(self, data: bytes) -> None:
+        self._lines += data.count(b"\n")
+        self._tabs += data.count(b"\t")
+        for character in _NEVER:
+            if character in data:
+                raise corrupt(f"the rows of {self._where} have a character in them that PostgreSQL never writes there")
+        if self._decoder is not None and not (data.isascii() and not self._decoder.getstate()[0]):
+            try:
+                self._decoder.decode(data)
+            except UnicodeDecodeError as error:
+                raise corrupt(f"the rows of {self._where} are no text in UTF-8") from error
+
+    def _follow(self, data: bytes) -> None:
+        self._behind = (self._behind or b"") + data[: len(_BEHIND) + 1]
+        if not _BEHIND.startswith(self._behind):
+            raise corrupt(f"the rows of {self._where} have an end in their middle")
+
+    def finish(self) -> int:
+        """Say that no more comes.
+
+        :returns: the number of rows
+        :raises CentralError: ``corrupt``
+        """
+        if self._behind != _BEHIND:
+            raise corrupt(f"the rows of {self._where} stop before their end")
+        if self._tabs != self._lines * max(self._columns - 1, 0):
+            raise corrupt(f"the rows of {self._where} do not have {self._columns} columns each")
+        return self._lines
+
+
+class CopyRows:
+    """Counts the rows of one table as :class:`CopyCounter` does, and hands each one on.
+
+    :param where: name of the table, for messages
+    :param columns: how many columns it has
+    :param rows: who takes the rows
+    :param encoding: as for :class:`CopyCounter`
+    """
+
+    def __init__(self, where: str, columns: int, rows: Rows, encoding: str | None = None) -> None:
+        self._counter = CopyCounter(where, columns, encoding)
+        self._where = where
+        self._columns = columns
+        self._rows = rows
+        self._rest = b""
+        self._over = False
+        self._long: _LongRow | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the data.
+
+        :raises CentralError: ``corrupt``
+        """
+        self._counter.feed(data)
+        if self._long is not None:
+            data = self._long.feed(data)
+            if not self._long.ended:
+                return
+            self._long = None
+        lines = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            self._line(line)
+        if len(self._rest) > LONG_ROW:
+            self._long = _LongRow(self._where, self._columns, self._rows)
+            self._long.feed(self._rest)
+            self._rest = b""
+
+    def _line(self, line: bytes) -> None:
+        if line == b"\\.":
+            self._over = True
+        elif not self._over:
+            fields = line.split(b"\t", self._columns)
+            if len(fields) != self._columns:
+                raise corrupt(f"the rows of {self._where} do not have {self._columns} columns each")
+            self._rows.row(fields)
+
+    def finish(self) -> int:
+        """As :meth:`CopyCounter.finish`."""
+        return self._counter.finish()
+
+
+class _LongRow:
+    """A row that is handed on piece by piece, since a column of it may be as large as 1 GB."""
+
+    def __init__(self, where: str, columns: int, rows: Rows) -> None:
+        self._where = where
+        self._columns = columns
+        self._rows = rows
+        self._fields = [b""]
+        self._kept = 0
+        self._taker: Callable[[bytes], None] | None = rows.long_row(0)
+        self.ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take `data` up to the end of the row; what follows it is returned."""
+        end = data.find(b"\n")
+        mine, following = (data, b"") if end < 0 else (data[:end], data[end + 1 :])
+        first = True
+        for piece in mine.split(b"\t"):
+            if not first:
+                self._next_field()
+            first = False
+            self._take(piece)
+        if end >= 0:
+            self.ended = True
+            if len(self._fields) != self._columns:
+                raise corrupt(f"the rows of {self._where} do not have {self._columns} columns each")
+            self._rows.end_long_row(self._fields)
+        return following
+
+    def _next_field(self) -> None:
+        if len(self._fields) >= self._columns:
+            raise corrupt(f"the rows of {self._where} do not have {self._columns} columns each")
+        self._taker = self._rows.long_row(len(self._fields))
+        self._fields.append(b"")
+
+    def _take(self, piece: bytes) -> None:
+        if self._taker is not None:
+            self._taker(piece)
+        else:
+            kept = piece[: min(LONG_FIELD - len(self._fields[-1]), _LONG_FIELDS - self._kept)]
+            self._fields[-1] += kept
+            self._kept += len(kept)
+
+
+class CopyMatches:
+    """Counts the rows of one table, and hands on only those in which some bytes occur.
+
+    :param where: name of the table, for messages
+    :param columns: how many columns it has
+    :param needle: the bytes
+    :param rows: who takes the rows; one that is too long to keep is passed over
+    :param encoding: as for :class:`CopyCounter`
+    """
+
+    def __init__(self, where: str, columns: int, needle: bytes, rows: Rows, encoding: str | None = None) -> None:
+        self._counter = CopyCounter(where, columns, encoding)
+        self._columns = columns
+        self._needle = needle
+        self._rows = rows
+        self._rest = b""
+        self._skipping = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the data."""
+        self._counter.feed(data)
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._keep(data)
+            return
+        start = data.find(b"\n") + 1 if self._skipping else 0
+        lines = (b"" if self._skipping else self._rest) + data[start:end]
+        self._skipping, self._rest = False, b""
+        self._keep(data[end:])
+        position = lines.find(self._needle)
+        while position >= 0:
+            begin, stop = lines.rfind(b"\n", 0, position) + 1, lines.find(b"\n", position)
+            fields = lines[begin:stop].split(b"\t", self._columns)
+            if len(fields) == self._columns:
+                self._rows.row(fields)
+            position = lines.find(self._needle, stop)
+
+    def _keep(self, data: bytes) -> None:
+        if not self._skipping:
+            self._rest += data
+        if len(self._rest) > LONG_ROW:
+            self._skipping, self._rest = True, b""
+
+    def finish(self) -> int:
+        """As :meth:`CopyCounter.finish`."""
+        return self._counter.finish()

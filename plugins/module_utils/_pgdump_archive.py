@@ -1,0 +1,109 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The custom format of pg_dump, walked from its first byte to its last.
+
+Source of the format: PostgreSQL, src/bin/pg_dump/pg_backup_custom.c. Behind the table of contents
+stands one block for each entry with data: a byte (1 data, 3 large objects), the entry's id, then
+chunks. A block of large objects repeats an object's id and its chunks, and ends with the id zero.
+The file ends with its last block.
+
+The walk is complete: every entry that has data has its block exactly once, in the order of the table
+of contents, and nothing follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import ArchiveInput, corrupt, truncated
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import (
+    Header,
+    read_header,
+    read_toc,
+)
+from ansible_collections.odkops.central.plugins.module_utils._streams import Readable
+
+_DATA = 1
+_LARGE_OBJECTS = 3
+
+
+@dataclass(frozen=True)
+class Block:
+    """The data of one entry, or of one large object of an entry: read `pieces` to their end."""
+
+    entry: TocEntry
+    #: the id of the large object, or None for the data of a table
+    large_object: int | None
+    #: compressed bytes, in pieces of about 256 KiB
+    pieces: Iterator[bytes]
+
+
+class CustomArchive:
+    """Reads an archive in the custom format.
+
+    :param source: the decrypted archive
+    :raises CentralError: as :func:`read_header` and :func:`read_toc` do
+    """
+
+    def __init__(self, source: Readable) -> None:
+        self._input = ArchiveInput(source)
+        self.header: Header = read_header(self._input)
+        self.entries: list[TocEntry] = read_toc(self._input, self.header)
+
+    @property
+    def size(self) -> int:
+        """Bytes read so far; after the walk, the size of the archive."""
+        return self._input.offset
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks in the order of the file. Each one's pieces must be read before the next one.
+
+        :raises CentralError: ``truncated``, ``corrupt``
+        """
+        source = self._input
+        # pg_dump writes them in the order of the table of contents (WriteDataChunks), and a pg_restore that
+        # reads from a pipe needs that order.
+        waiting = [entry for entry in self.entries if entry.has_data]
+        for number, entry in enumerate(waiting):
+            if source.at_end():
+                raise truncated(f"before the data of {_names(waiting[number:])}")
+            begin = source.offset
+            source.where = f"at the beginning of the data of {entry.name}"
+            kind, dump_id = source.byte(), source.integer()
+            if dump_id != entry.dump_id or entry.position not in (0, begin):
+                raise corrupt(f"at byte {begin} stands not the data of {entry.name} but that of an entry {dump_id}")
+            if kind != (_LARGE_OBJECTS if entry.description == "BLOBS" else _DATA):
+                raise corrupt(f"the data of {entry.name} is of a kind {kind}")
+            source.where = f"inside the data of {entry.name}"
+            if kind == _DATA:
+                yield Block(entry, None, source.chunks())
+            else:
+                yield from self._large_objects(entry)
+        source.where = "behind its last block"
+        if not source.at_end():
+            raise corrupt(f"something follows its last block, at byte {source.offset}")
+
+    def _large_objects(self, entry: TocEntry) -> Iterator[Block]:
+        latest = 0
+        while True:
+            # pg_dump writes an unsigned number of 32 bits as if it were a signed one.
+            oid = self._input.integer()
+            if not -(2**31) <= oid < 2**31:
+                raise corrupt(f"the large object {oid} cannot be")
+            oid %= 2**32
+            if oid == 0:
+                return
+            # In the order of their ids: dumpLOs, and getLOs since PostgreSQL 17.
+            if oid <= latest:
+                raise corrupt(f"the large object {oid} is there twice, or not in its place")
+            latest = oid
+            yield Block(entry, oid, self._input.chunks())
+
+
+def _names(missing: list[TocEntry]) -> str:
+    names = [entry.name for entry in missing]
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tables"

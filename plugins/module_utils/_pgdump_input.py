@@ -1,0 +1,183 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The primitive values of a pg_dump archive, read from a stream.
+
+Source of the format: PostgreSQL, src/bin/pg_dump/pg_backup_archiver.c (ReadInt, ReadStr) and
+pg_backup_custom.c (_CustomReadFunc, _readBlockHeader).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Readable
+
+
+def corrupt(what: str) -> CentralError:
+    """A ``corrupt`` diagnosis: `what` is a clause that says what is wrong and where."""
+    return CentralError("corrupt", f"The backup is damaged: {what}. Use another backup; this one cannot be trusted.")
+
+
+def truncated(where: str) -> CentralError:
+    """A ``truncated`` diagnosis: `where` is a clause that says where the archive ends."""
+    return CentralError(
+        "truncated",
+        f"The backup was cut short: it ends {where}. The download or the dump stopped before its end; "
+        "make another backup.",
+    )
+
+
+class ArchiveInput:
+    """A buffered stream with the archive's own integers and strings.
+
+    :param source: the decrypted archive
+    """
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._buffer = b""
+        self._position = 0
+        self._consumed = 0
+        self.integer_size = 4
+        self.offset_size = 8
+        #: Python's name of the encoding of the archive's strings; None where PostgreSQL's is not one of Python's
+        self.encoding: str | None = None
+        #: what is being read, for messages
+        self.where = "in its header"
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the archive that have been taken."""
+        return self._consumed + self._position
+
+    def _fill(self, size: int) -> bool:
+        """Gather at least `size` bytes in the buffer, however small the pieces of the source are."""
+        gathered = bytearray(memoryview(self._buffer)[self._position :])
+        self._consumed += self._position
+        self._position = 0
+        while len(gathered) < size:
+            data = self._source.read(CHUNK)
+            if not data:
+                break
+            gathered += data
+        self._buffer = bytes(gathered)
+        return len(gathered) >= size
+
+    def at_end(self) -> bool:
+        """Whether not one byte is left."""
+        return self._position >= len(self._buffer) and not self._fill(1)
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes.
+
+        :raises CentralError: ``truncated``
+        """
+        if len(self._buffer) - self._position < size and not self._fill(size):
+            raise truncated(self.where)
+        start = self._position
+        self._position = start + size
+        return self._buffer[start : start + size]
+
+    def byte(self) -> int:
+        """The next byte, 0 to 255."""
+        return self.take(1)[0]
+
+    def integer(self) -> int:
+        """A signed integer: a byte of sign, then ``integer_size`` bytes, the least significant first.
+
+        :raises CentralError: ``truncated``, ``corrupt``
+        """
+        data = self.take(1 + self.integer_size)
+        value = int.from_bytes(data[1:], "little")
+        if data[0] == 0:
+            return value
+        if data[0] == 1 and value:
+            return -value
+        raise corrupt(f"an integer at byte {self.offset - len(data)} has the sign {data[0]}")
+
+    def string(self, limit: int) -> str | None:
+        """A string: its length, then its bytes; the length -1 is None.
+
+        :param limit: the longest that is taken for genuine, in bytes
+        :raises CentralError: ``truncated``, ``corrupt``
+        """
+        length = self.integer()
+        if length == -1:
+            return None
+        if not 0 <= length <= limit:
+            raise corrupt(f"a string at byte {self.offset} claims {length} bytes")
+        data = self.take(length)
+        if b"\0" in data:
+            raise corrupt(f"the string at byte {self.offset - length} has a NUL character in it")
+        if self.encoding is None:
+            return data.decode("utf-8", "backslashreplace")
+        try:
+            return data.decode(self.encoding)
+        except UnicodeDecodeError as error:
+            raise corrupt(f"the string at byte {self.offset - length} is no text in {self.encoding}") from error
+
+    def data_offset(self) -> tuple[int, int]:
+        """The position of an entry's data: a byte of state, then ``offset_size`` bytes.
+
+        pg_dump writes the position only where it could go back in its output; else it is zero.
+
+        :returns: the state (1 position unknown, 2 position known, 3 no data) and the position
+        :raises CentralError: ``truncated``, ``corrupt``
+        """
+        state = self.byte()
+        position = int.from_bytes(self.take(self.offset_size), "little")
+        if state not in (1, 2, 3) or (position and state != 2):
+            raise corrupt(f"the state of an entry's data is {state}, its position {position}, at byte {self.offset}")
+        return state, position
+
+    def chunks(self) -> Iterator[bytes]:
+        """The data of one block: chunks of a length and so many bytes, the last of length zero.
+
+        :returns: the bytes, in pieces of about 256 KiB, whatever the sizes of the chunks were
+        :raises CentralError: ``truncated``, ``corrupt``
+        """
+        head = 1 + self.integer_size
+        pieces: list[bytes] = []
+        gathered = 0
+        while True:
+            buffer, position, end = self._buffer, self._position, len(self._buffer)
+            length = -1
+            while end - position >= head:
+                if buffer[position]:
+                    raise corrupt(f"a chunk at byte {self._consumed + position} has a negative length")
+                length = int.from_bytes(buffer[position + 1 : position + head], "little")
+                following = position + head + length
+                if length == 0 or following > end:
+                    break
+                pieces.append(buffer[position + head : following])
+                gathered += length
+                position = following
+                length = -1
+            self._position = position
+            if gathered >= CHUNK or (gathered and length == 0):
+                yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                pieces, gathered = [], 0
+            if length == 0:
+                self._position = position + head
+                return
+            if length < CHUNK:
+                if not self._fill(head + max(length, 0)):
+                    raise truncated(self.where)
+                continue
+            # A chunk larger than the buffer, as pg_dump without compression writes for a long row.
+            if pieces:
+                yield b"".join(pieces)
+                pieces, gathered = [], 0
+            self._position = position + head
+            yield from self._long_chunk(length)
+
+    def _long_chunk(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            if self._position >= len(self._buffer) and not self._fill(1):
+                raise truncated(self.where)
+            piece = self._buffer[self._position : self._position + length]
+            self._position += len(piece)
+            length -= len(piece)
+            yield piece

@@ -1,0 +1,82 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Byte streams: the one interface that every reader of a backup stands on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Callable, Protocol
+
+#: how much is asked of a source at a time, in bytes
+CHUNK = 256 * 1024
+
+
+class Readable(Protocol):
+    """Anything that gives bytes in order."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, at least one of them unless the stream has ended."""
+
+
+class Digesting:
+    """Passes a stream on, counts and hashes it, and hands each piece to `copy` first.
+
+    :param source: the stream
+    :param copy: called with every piece, for example to write it to a file
+    """
+
+    def __init__(self, source: Readable, copy: Callable[[bytes], object] | None = None) -> None:
+        self._source = source
+        self._copy = copy
+        self._hash = hashlib.sha256()
+        #: bytes read so far
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        """As :meth:`Readable.read`."""
+        data = self._source.read(size)
+        if data:
+            if self._copy is not None:
+                self._copy(data)
+            self._hash.update(data)
+            self.size += len(data)
+        return data
+
+    def drain(self) -> None:
+        """Read what is left of the stream."""
+        while self.read(CHUNK):
+            pass
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was read so far, in lower-case hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
+class Prefixed:
+    """A stream whose first bytes, read already, are put back in front of it."""
+
+    def __init__(self, prefix: bytes, source: Readable) -> None:
+        self._prefix = prefix
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        """As :meth:`Readable.read`."""
+        if self._prefix:
+            data, self._prefix = self._prefix[:size], self._prefix[size:]
+            return data
+        return self._source.read(size)
+
+
+def read_exactly(source: Readable, size: int) -> bytes:
+    """Read `size` bytes, or fewer where the stream ends before."""
+    pieces = []
+    missing = size
+    while missing > 0:
+        data = source.read(missing)
+        if not data:
+            break
+        pieces.append(data)
+        missing -= len(data)
+    return b"".join(pieces)

@@ -1,0 +1,128 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Streams: digest, prefix, exact reads, and the worker that reads ahead."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import time
+
+import pytest
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
+from ansible_collections.odkops.central.plugins.module_utils._streams import Digesting, Prefixed, read_exactly
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Dribble:
+    """A source that gives one byte at a time, whatever it is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    def read(self, _size: int, /) -> bytes:
+        """One byte."""
+        return self._file.read(1)
+
+
+def test_digest_size_and_copy() -> None:
+    copied: list[bytes] = []
+    stream = Digesting(io.BytesIO(b"hello world" * 1000), copied.append)
+    assert stream.read(5) == b"hello"
+    assert stream.size == 5
+    stream.drain()
+    assert stream.size == 11_000
+    assert stream.sha256 == hashlib.sha256(b"hello world" * 1000).hexdigest()
+    assert b"".join(copied) == b"hello world" * 1000
+    assert stream.read(1) == b""
+
+
+def test_a_copy_that_fails_stops_the_stream_before_it_is_counted() -> None:
+    def full(_data: bytes) -> None:
+        raise CentralError("disk_full", "no room")
+
+    stream = Digesting(io.BytesIO(b"hello"), full)
+    with pytest.raises(CentralError, match="no room"):
+        stream.read(3)
+    assert stream.size == 0
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50), st.lists(st.integers(1, 20), min_size=1, max_size=60))
+def test_a_prefix_is_put_back(prefix: bytes, rest: bytes, sizes: list[int]) -> None:
+    stream = Prefixed(prefix, io.BytesIO(rest))
+    found = b"".join(stream.read(size) for size in [*sizes, *[20] * 10])
+    assert found == (prefix + rest)[: len(found)]
+    if not prefix:
+        assert len(found) == min(len(rest), sum(sizes) + 200)
+
+
+@given(st.binary(max_size=100), st.integers(0, 120))
+def test_exact_reads(data: bytes, size: int) -> None:
+    assert read_exactly(Dribble(data), size) == data[:size]
+
+
+def test_worker_keeps_the_order() -> None:
+    seen: list[int] = []
+    with Worker(seen.append, depth=3) as worker:
+        for number in range(1000):
+            worker.put(number)
+        worker.finish()
+    assert seen == list(range(1000))
+
+
+def test_worker_raises_in_put_what_happened_in_its_thread() -> None:
+    before = threading.active_count()
+
+    def fail(number: int) -> None:
+        if number == 3:
+            raise CentralError("corrupt", "at three")
+
+    with pytest.raises(CentralError, match="at three"), Worker(fail, depth=2) as worker:
+        for number in range(1000):
+            worker.put(number)
+        pytest.fail("nobody heard of the error")
+    assert threading.active_count() == before
+
+
+def test_worker_raises_at_the_end_what_happened_in_its_thread() -> None:
+    def fail(_number: int) -> None:
+        time.sleep(0.05)
+        raise CentralError("corrupt", "at last")
+
+    with pytest.raises(CentralError, match="at last"), Worker(fail) as worker:
+        worker.put(1)
+        worker.finish()
+    assert threading.active_count() == 1 or not any(thread.daemon for thread in threading.enumerate()[1:])
+
+
+def test_worker_ends_when_the_block_is_left_by_another_error() -> None:
+    before = threading.active_count()
+    started = threading.Event()
+
+    def slow(_number: int) -> None:
+        started.set()
+        time.sleep(0.02)
+
+    with pytest.raises(KeyboardInterrupt), Worker(slow, depth=2) as worker:
+        for _number in range(3):
+            worker.put(1)
+        started.wait(5)
+        raise KeyboardInterrupt
+    assert threading.active_count() == before
+
+
+def test_worker_hands_on_even_a_keyboard_interrupt() -> None:
+    before = threading.active_count()
+
+    def interrupted(_number: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Worker(interrupted) as worker:
+        worker.put(1)
+        worker.finish()
+    assert threading.active_count() == before
