@@ -145,7 +145,7 @@ def test_zips_of_another_writer(stored: bool, seekable: bool) -> None:
     out = io.BytesIO()
     if not seekable:
         out.seekable = lambda: False  # type: ignore[method-assign]
-        out.tell = lambda: (_ for _ in ()).throw(OSError())  # type: ignore[method-assign]
+        out.tell = lambda: (_none for _none in ()).throw(OSError())  # type: ignore[method-assign]
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED) as archive:
         for name, content in zipfile_records(backup):
             archive.writestr(name, content)
