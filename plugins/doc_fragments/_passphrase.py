@@ -18,13 +18,15 @@ class ModuleDocFragment:
 options:
   passphrase:
     description:
-      - The passphrase of the backup.
+      - The passphrase of the backup, a text.
+      - A passphrase of digits only has to be in quotes. A number is refused, because YAML reads V(0123) as the number 83,
+        and a passphrase that nobody knows would open the backup.
       - At most one of O(passphrase) and O(passphrase_file) can be given.
       - Ansible hides this value by replacing it wherever it occurs in the task's result.
         A passphrase that is also part of a path makes that path unreadable in the result;
         O(passphrase_file) has no such effect.
       - The empty string is the same as not giving the option.
-    type: str
+    type: raw
   passphrase_file:
     description:
       - Path of a file that holds the passphrase of the backup, on the host where the module runs.

@@ -20,7 +20,8 @@ PASSPHRASE_MUTUALLY_EXCLUSIVE: tuple[tuple[str, ...], ...] = (("passphrase", "pa
 def passphrase_argument_spec() -> dict[str, dict[str, Any]]:
     """Return the options of whatever reads a backup: ``passphrase`` and ``passphrase_file``."""
     return {
-        "passphrase": {"type": "str", "no_log": True},
+        # Not "str", which would turn a number into text, and YAML may have read 0123 as another number than was meant.
+        "passphrase": {"type": "raw", "no_log": True},
         "passphrase_file": {"type": "path", "no_log": False},
     }
 

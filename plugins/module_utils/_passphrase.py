@@ -68,9 +68,10 @@ def check_form(passphrase: str, where: str) -> None:
         raise CentralError("bad_passphrase", f"The passphrase in {where} is longer than {MAXIMUM_BYTES} bytes.")
 
 
-def read_passphrase(passphrase: str | None, passphrase_file: str | None) -> str | None:
+def read_passphrase(passphrase: object, passphrase_file: str | None) -> str | None:
     """The passphrase that was given, by value or by the path of a file that holds it.
 
+    :param passphrase: a text or None; anything else is refused, since it may be another one than was meant
     :returns: the passphrase, or None where none was given. An empty value is none, as in Central.
     :raises CentralError: ``unreadable``, ``bad_passphrase``
     """
@@ -84,8 +85,13 @@ def read_passphrase(passphrase: str | None, passphrase_file: str | None) -> str 
             )
         check_form(found, passphrase_file)
         return found
-    if not passphrase:
+    if passphrase is None or passphrase == "":
         return None
+    if not isinstance(passphrase, str):
+        raise CentralError(
+            "bad_passphrase",
+            "The option passphrase is not a text but a number or the like, which YAML may have changed. Put it in quotes.",
+        )
     check_form(passphrase, "the option passphrase")
     return passphrase
 

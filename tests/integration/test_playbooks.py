@@ -217,6 +217,16 @@ def test_a_variable_that_is_missing(site: Site) -> None:
     assert not site.repository.exists()
 
 
+@pytest.mark.parametrize("playbook", ["backup", "verify"])
+def test_a_passphrase_that_yaml_has_read_as_a_number(site: Site, playbook: str) -> None:
+    site.change("demo", central_passphrase=1234567890123456, central_passphrase_file="")
+    outcome = site.run(playbook)
+    assert outcome.rc != 0
+    assert "Put it in quotes" in failure(outcome)
+    assert "1234567890123456" not in outcome.output
+    assert not site.repository.exists()
+
+
 def test_repository_that_cannot_be_used(site: Site) -> None:
     site.repository.write_text("a file")
     outcome = site.run("backup")
