@@ -61,6 +61,14 @@ def name_from_header(disposition: str, fallback: str) -> str:
     return name if name.endswith(SUFFIXES) else name + NEW_SUFFIX
 
 
+def _twin(path: str) -> str:
+    """The path that a backup of the other format gets, or the same where its end says nothing of the format."""
+    for mine, other in ((NEW_SUFFIX, ZIP_SUFFIX), (ZIP_SUFFIX, NEW_SUFFIX)):
+        if path.endswith(mine):
+            return path[: -len(mine)] + other
+    return path
+
+
 @dataclass
 class Destination:
     """Where a backup is written.
@@ -93,10 +101,9 @@ class Destination:
         if not self.is_file:
             return os.path.join(self.directory, name)
         path = os.path.abspath(self.dest)
-        for mine, other in ((NEW_SUFFIX, ZIP_SUFFIX), (ZIP_SUFFIX, NEW_SUFFIX)):
-            if path.endswith(mine) and name.endswith(other):
-                return path[: -len(mine)] + other
-        return path
+        sent_as_zip = name.endswith(ZIP_SUFFIX)
+        misleading = path.endswith(NEW_SUFFIX) if sent_as_zip else path.endswith(ZIP_SUFFIX)
+        return _twin(path) if misleading else path
 
     def check(self, expected_size: Optional[int]) -> int:
         """See whether a backup can be written here, without writing anything.
@@ -131,11 +138,14 @@ class Destination:
             raise CentralError(
                 "bad_option", f"dest has a name of more than {_FILE_SYSTEM_LIMIT} bytes. Use a shorter one."
             )
-        if os.path.lexists(path):
-            raise CentralError(
-                "destination_exists",
-                f"{path} exists already and is never overwritten. Move it away, or choose another dest.",
-            )
+        # Which of the two it will be is the server's to say. It is asked only when there is room for either: an old
+        # Central whose download is broken off leaves its dump behind.
+        for name in (path, _twin(path)):
+            if os.path.lexists(name):
+                raise CentralError(
+                    "destination_exists",
+                    f"{name} exists already and is never overwritten. Move it away, or choose another dest.",
+                )
 
     def _check_space(self, existing: str, expected_size: Optional[int]) -> int:
         try:

@@ -15,7 +15,7 @@ from typing import Any, Optional
 from ansible_collections.odkops.central.plugins.module_utils._api import Client, Credentials
 from ansible_collections.odkops.central.plugins.module_utils._api_url import Transport
 from ansible_collections.odkops.central.plugins.module_utils._atomic import AtomicFile
-from ansible_collections.odkops.central.plugins.module_utils._destination import Destination
+from ansible_collections.odkops.central.plugins.module_utils._destination import ZIP_SUFFIX, Destination
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import check_strength
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_stream
@@ -110,7 +110,7 @@ def _fetch(client: Client, request: Request, destination: Destination) -> dict[s
         path = destination.path(
             incoming.disposition, f"central-backup-{started:%Y-%m-%dT%H-%M-%S}.{_milliseconds(started)}Z"
         )
-        with AtomicFile(path) as file:
+        with _warning_of_leftovers(client, path), AtomicFile(path) as file:
             found = verify_stream(incoming, expected, copy=file.write, stored=file.file)
             file.commit()
     return {
@@ -120,6 +120,19 @@ def _fetch(client: Client, request: Request, destination: Destination) -> dict[s
         "finished_at": _iso(_now()),
         "elapsed": round(time.monotonic() - clock, 3),
     }
+
+
+@contextlib.contextmanager
+def _warning_of_leftovers(client: Client, path: str) -> Iterator[None]:
+    try:
+        yield
+    except CentralError:
+        if path.endswith(ZIP_SUFFIX):
+            client.warnings.append(
+                "This Central is older than v2026.2 and dumps its database, unencrypted, into /tmp of the service container "
+                "first. A backup that is broken off leaves it there: look for /tmp/tmp-* in that container and remove it."
+            )
+        raise
 
 
 def _now() -> datetime:

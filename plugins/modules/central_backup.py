@@ -53,6 +53,7 @@ options:
       - A file that exists is never overwritten.
       - A Central older than v2026.2 sends a zip file. Where O(dest) is a file that ends in V(.pgdump.enc.bin),
         the end of its name becomes V(.zip) then, and the other way round. RV(path) says what it is.
+        Neither of the two may exist.
     type: path
     required: true
   expected_size:
@@ -68,6 +69,11 @@ options:
     type: list
     elements: int
     default: []
+notes:
+  - With O(auth_method=session) the session is open while the database is dumped, so its row is in the backup.
+    In a Central that is restored from it within 24 hours, the token of that session would be good again.
+  - A Central older than v2026.2 writes its dump, unencrypted, into C(/tmp) of the container C(service) before it sends it.
+    If the download is broken off it leaves the dump there. Look for C(/tmp/tmp-*) in that container then.
 author:
   - Contributors to the odkops.central collection (@odkops)
 seealso:

@@ -133,6 +133,15 @@ def test_the_request_is_what_central_needs(server: Server, tmp_path: Path) -> No
     assert asked.headers["x-forwarded-proto"] == "https"
 
 
+def test_an_old_central_whose_download_fails_leaves_something_on_the_server(server: Server, tmp_path: Path) -> None:
+    headers = {"Content-Type": "application/zip", "Content-Disposition": "attachment; filename=b.zip"}
+    server.answers["POST /v1/backup"] = Reply(200, b"PK\x03\x04" + bytes(100), headers)
+    result = backup(server, tmp_path / "new")
+    assert result.failed
+    assert any("/tmp/tmp-*" in str(warning) for warning in result["warnings"])
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_passphrase_is_asked_for_without_one(server: Server, tmp_path: Path) -> None:
     server.answers["POST /v1/backup"] = Reply(200, b"Salted__12345678")
     refused = backup(server, tmp_path, passphrase="")
@@ -203,6 +212,8 @@ def test_secrets_from_files(server: Server, tmp_path: Path, option: str) -> None
         ({"dest": ""}, "bad_option"),
         ({"dest": "/tmp/" + "x" * 252 + ".bin"}, "bad_option"),
         ({"expected_size": -1}, "bad_option"),
+        ({"passphrase": 1234567890123456}, "bad_passphrase"),
+        ({"passphrase": True}, "bad_passphrase"),
         ({"passphrase": "short"}, "weak_passphrase"),
         ({"passphrase": "a" * 40}, "weak_passphrase"),
         ({"passphrase": "two\nlines of sixteen"}, "bad_passphrase"),

@@ -90,6 +90,17 @@ def test_the_end_of_the_name_says_what_it_is(tmp_path: Path, dest: str, sent: st
     assert path == str(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("dest", "there"), [("a.pgdump.enc.bin", "a.zip"), ("a.zip", "a.pgdump.enc.bin"), ("a.bin", "a.bin")]
+)
+def test_neither_name_may_be_taken(tmp_path: Path, dest: str, there: str) -> None:
+    (tmp_path / there).touch()
+    with pytest.raises(CentralError) as caught:
+        Destination(str(tmp_path / dest)).check(None)
+    assert caught.value.diagnosis == "destination_exists"
+    assert str(tmp_path / there) in caught.value.message
+
+
 def test_only_what_was_made_is_removed_again(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     destination = Destination(str(tmp_path / "a" / "b" / "c"))
