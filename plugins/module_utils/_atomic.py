@@ -118,9 +118,14 @@ class AtomicFile:
         try:
             os.fsync(self.file.fileno())
             self._name()
-            self.committed = True
             self._partial = None
-            fsync_directory(self._directory)
+            try:
+                fsync_directory(self._directory)
+            except OSError:
+                # The name would perhaps not survive a power cut, so it is taken back. What it replaced is lost.
+                remove_if_there(self.final)
+                raise
+            self.committed = True
         except OSError as error:
             raise writing_error(error, self.final) from error
 

@@ -107,6 +107,17 @@ def without_tmpfile(monkeypatch: pytest.MonkeyPatch, number: int = errno.EOPNOTS
     refuse(monkeypatch, "open", number, lambda _path, flags=0, *_args, **_kw: flags & os.O_TMPFILE == os.O_TMPFILE)
 
 
+def test_a_name_that_could_not_be_made_durable_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, "fsync", errno.EIO, lambda descriptor: stat.S_ISDIR(os.fstat(descriptor).st_mode))
+    with AtomicFile(str(tmp_path / "final")) as file:
+        file.write(CONTENT)
+        with pytest.raises(CentralError) as caught:
+            file.commit()
+        assert not file.committed
+    assert caught.value.diagnosis == "destination_not_writable"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_committed_file_is_whole_and_private(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
