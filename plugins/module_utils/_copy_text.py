@@ -35,11 +35,11 @@ _LONG_FIELDS = 4 * 1024 * 1024
 MAXIMUM_COLUMNS = 1600
 
 # An identifier is in quotes unless it has only small letters, digits and underscores (fmtId in fe_utils/string_utils.c).
-_NAME = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")+")'
-_STATEMENT = re.compile(
-    rf"COPY (?:(?P<schema>{_NAME})\.)?(?P<table>{_NAME}) (?:\((?P<columns>{_NAME}(?:, {_NAME})*)\))? FROM stdin;\n\Z"
-)
+# PostgreSQL's names have 63 bytes.
+_NAME = r'(?:[a-z_][a-z0-9_]{0,62}|"(?:[^"]|""){1,63}")'
+_STATEMENT = re.compile(rf"COPY (?:(?P<schema>{_NAME})\.)?(?P<table>{_NAME}) ")
 _COLUMN = re.compile(_NAME)
+_STATEMENT_END = " FROM stdin;\n"
 _ESCAPE = re.compile(rb"\\(?P<octal>[0-7]{1,3})|\\x(?P<hex>[0-9A-Fa-f]{1,2})|\\(?P<other>.)", re.DOTALL)
 _CONTROLS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
@@ -58,13 +58,22 @@ def read_copy_statement(statement: str) -> CopyStatement | None:
     :raises CentralError: ``corrupt`` for more columns than PostgreSQL allows
     """
     found = _STATEMENT.match(statement)
-    if found is None:
+    if found is None or not statement.endswith(_STATEMENT_END):
         return None
+    position, end = found.end(), len(statement) - len(_STATEMENT_END)
     columns: list[str] = []
-    for match in _COLUMN.finditer(found["columns"] or ""):
-        columns.append(_name_of(match[0]))
-        if len(columns) > MAXIMUM_COLUMNS:
-            raise corrupt(f"a table in it has more than {MAXIMUM_COLUMNS} columns")
+    if position < end:
+        separator = "("
+        while statement.startswith(separator, position, end):
+            column = _COLUMN.match(statement, position + len(separator), end)
+            if column is None:
+                return None
+            columns.append(_name_of(column[0]))
+            if len(columns) > MAXIMUM_COLUMNS:
+                raise corrupt(f"a table in it has more than {MAXIMUM_COLUMNS} columns")
+            position, separator = column.end(), ", "
+        if statement[position:end] != ")":
+            return None
     return CopyStatement(_name_of(found["schema"] or ""), _name_of(found["table"]), columns)
 
 

@@ -148,8 +148,9 @@ LOCAL: dict[str, Diagnosis] = {
         "Use what `openssl rand -base64 24` prints; `allow_weak_passphrase` takes it all the same.",
     ),
     "bad_passphrase": Diagnosis(
-        "The passphrase, or the file that should hold it, cannot be one: empty, not one line, not UTF-8, or too long.",
-        "Use one line of text.",
+        "The passphrase, or the file that should hold it, cannot be one: empty, not one line, not UTF-8, too long, "
+        "or a number instead of a text.",
+        "Use one line of text; in YAML, put it in quotes.",
     ),
     "no_passphrase": Diagnosis(
         "No passphrase was given, so the backup would be readable by anybody who finds it.",

@@ -22,7 +22,7 @@ import re
 from ansible_collections.odkops.central.plugins.module_utils._copy_text import read_copy_statement
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_sql import check_sql, nearly
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_sql import LONG_STATEMENT, check_sql, nearly
 
 # What PostgreSQL 9.6 to 18 call entries; another is accepted unless it is nearly one of these.
 _DESCRIPTIONS = frozenset(
@@ -174,7 +174,7 @@ def _check_data(entry: TocEntry, table: TocEntry | None) -> None:
         raise _contradiction(entry, "has the data of another table")
     if entry.definition or entry.drop_statement:
         raise _contradiction(entry, "is made by more than its data")
-    if table is None:
+    if table is None or len(table.definition) > LONG_STATEMENT:
         return  # the table of an extension
     if table.oid != entry.oid:
         raise _contradiction(entry, "is the data of another table of that name")

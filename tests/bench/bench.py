@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.timing import Subject, alternate, table
+from bench.timing import Subject, alternate, paired_ratio, table
 
 from support.demo import Demo, DemoError, central
 from support.inventory import write_inventory
@@ -188,7 +188,7 @@ def bench_backup(demo: Demo, work: Path, passphrase_file: Path, options: argpars
     print(
         f"\n{table(subjects)}\nfile: {sizes['central_backup'] / 1e6:,.0f} MB; the module's time includes verification"
     )
-    goal("central_backup / curl, wall", subjects[1].wall / subjects[0].wall, 1.1, "at most")
+    goal("central_backup / curl, wall", paired_ratio(subjects[1], subjects[0]), 1.1, "at most")
     goal("central_backup, peak MiB", subjects[1].peak, MEMORY_GOAL, "below")
     return subjects
 
@@ -235,7 +235,10 @@ def bench_verify(demo: Demo, work: Path, passphrase_file: Path, options: argpars
     print(f"\n{table(subjects)}")
     faster = 3.0 if options.release == "bookworm" else 1.5
     goal(
-        "openssl and pg_restore / central_backup_verify, wall", subjects[0].wall / subjects[1].wall, faster, "at least"
+        "openssl and pg_restore / central_backup_verify, wall",
+        paired_ratio(subjects[0], subjects[1]),
+        faster,
+        "at least",
     )
     goal("central_backup_verify, peak MiB", subjects[1].peak, MEMORY_GOAL, "below")
     return subjects

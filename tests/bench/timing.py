@@ -89,8 +89,13 @@ def alternate(subjects: Sequence[Subject], rounds: int, scratch: Path) -> None:
             )
 
 
+def paired_ratio(subject: Subject, other: Subject) -> float:
+    """Median over the rounds of this one's wall time to the other's in the same round: drift of the machine cancels."""
+    return statistics.median(mine.wall / its.wall for mine, its in zip(subject.samples, other.samples))
+
+
 def table(subjects: Sequence[Subject]) -> str:
-    """Medians, and ratios to the first subject."""
+    """Medians, and the paired ratios to the first subject."""
     first = subjects[0]
     lines = [f"{'':<46}{'wall s':>9}{'range':>17}{'cpu s':>9}{'peak MiB':>10}{'wall ratio':>12}"]
     for subject in subjects:
@@ -98,6 +103,6 @@ def table(subjects: Sequence[Subject]) -> str:
         spread = f"{min(walls):.2f}..{max(walls):.2f}"
         lines.append(
             f"{subject.name:<46}{subject.wall:>9.2f}{spread:>17}{subject.cpu:>9.2f}{subject.peak:>10.1f}"
-            f"{subject.wall / first.wall:>12.2f}"
+            f"{paired_ratio(subject, first):>12.2f}"
         )
     return "\n".join(lines)

@@ -88,7 +88,13 @@ class Writer:
     def header(self, **changes: Any) -> bytes:
         """Everything in front of the table of contents."""
         default = {12: "9.6.1", 13: "10.23", 14: "14.22", 15: "16.4", 16: "17.2"}.get(self.version[1], "17.2")
-        given = {"revision": 0, "container": 1, "compression": 6, "algorithm": 1, "time": (1, 2, 3, 4, 5, 126, 0)}
+        given: dict[str, Any] = {
+            "revision": 0,
+            "container": 1,
+            "compression": 6,
+            "algorithm": 1,
+            "time": (1, 2, 3, 4, 5, 126, 0),
+        }
         given |= {"database": "odk", "server": default, "dumper": default, **changes}
         head = b"PGDMP" + bytes(
             [*self.version, given["revision"], self.integer_size, self.offset_size, given["container"]]

@@ -92,7 +92,7 @@ def test_what_a_dump_says_of_its_central(method: str) -> None:
         LinkFact("enketo-draft-of-wells", None, 1, "wells", "draft-token-of-wells"),
         LinkFact("enketo-old-draft", None, 2, "odd\\form\tid", None),
     ]
-    assert [blob.md5 for blob in blobs if not blob.in_database][0] is not None
+    assert next(blob.md5 for blob in blobs if not blob.in_database) is not None
 
 
 @pytest.mark.parametrize("major", MAJORS)

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def named(command: argparse.ArgumentParser, default: str | None = DEFAULT_NAME) -> None:
         command.add_argument(
-            "--name", default=default, help=f"which demo (default: {default or 'all of this checkout'})"
+            "--name", type=_name, default=default, help=f"which demo (default: {default or 'all of this checkout'})"
         )
 
     one = add(

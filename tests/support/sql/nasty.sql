@@ -1,3 +1,6 @@
+-- Copyright: Contributors to the odkops.central collection
+-- GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+-- SPDX-License-Identifier: GPL-3.0-or-later
 -- Everything in a dump of a Central, or near one, that a reader could stumble over.
 CREATE EXTENSION citext;
 CREATE EXTENSION pg_trgm;

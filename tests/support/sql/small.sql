@@ -1,3 +1,6 @@
+-- Copyright: Contributors to the odkops.central collection
+-- GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+-- SPDX-License-Identifier: GPL-3.0-or-later
 -- A database with Central's table names, as small as can be while it has one of most kinds of entries.
 CREATE EXTENSION citext;
 CREATE TYPE "blobStatus" AS ENUM ('pending', 'uploaded', 'failed', 'skipped');
