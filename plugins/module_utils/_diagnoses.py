@@ -88,6 +88,18 @@ BACKUP: dict[str, Diagnosis] = {
         "Do not open it with other tools. It is not what Central makes.",
     ),
     "unreadable": Diagnosis("The file could not be read.", "Check the path, the permissions, and the disk."),
+    "pg_restore_failed": Diagnosis(
+        "PostgreSQL's own pg_restore does not accept the archive, although our reader found nothing wrong.",
+        "Use another backup, and report it: one of the two readers is mistaken.",
+    ),
+    "pg_restore_too_old": Diagnosis(
+        "The pg_restore that was asked is older than the pg_dump that made the backup (`unsupported version`).",
+        "Name a newer one, such as that of the `service` or `postgres14` container, or use `depth: full`.",
+    ),
+    "missing_pg_restore": Diagnosis(
+        "`depth: pg_restore` was asked for, and there is no pg_restore, or it cannot be run.",
+        "Install the PostgreSQL client, name a container's in `pg_restore`, or use `depth: full`.",
+    ),
     "newer_central": Diagnosis(
         "The backup is of a newer Central than the target.", "Upgrade the target to the version that the message names."
     ),

@@ -37,9 +37,18 @@ options:
     description:
       - V(passphrase) looks only whether the passphrase opens the backup, and reads its first bytes.
       - V(full) reads all of it.
+      - V(pg_restore) does the same, and has PostgreSQL's own C(pg_restore) read it also, as the ODK documentation recommends.
+        For C(*.pgdump.enc.bin) only.
     type: str
-    choices: [passphrase, full]
+    choices: [passphrase, full, pg_restore]
     default: full
+  pg_restore:
+    description:
+      - The command that runs C(pg_restore), for O(depth=pg_restore), as a list. The archive is given to its standard input.
+      - It must not be older than the C(pg_dump) that made the backup, whose version is RV(dump_version).
+    type: list
+    elements: str
+    default: [pg_restore]
   expected_sha256:
     description:
       - The SHA-256 that the file must have, in hexadecimal digits.
@@ -66,6 +75,13 @@ EXAMPLES = r"""
 - name: Say what is in it
   ansible.builtin.debug:
     msg: "Central {{ verified.central.version }} with {{ verified.tables['public.submissions'] }} submissions"
+
+- name: Ask the pg_restore of the Central itself as well
+  odkops.central.central_backup_verify:
+    path: /var/backups/odk-central/central-backup-2026-11-22T23-11-18.733Z.pgdump.enc.bin
+    passphrase_file: /etc/odk-central-backup/passphrase
+    depth: pg_restore
+    pg_restore: [docker, exec, -i, central-service-1, pg_restore]
 
 - name: See in a moment whether a passphrase is the right one
   odkops.central.central_backup_verify:
@@ -130,24 +146,29 @@ database:
   returned: success
   type: str
   sample: odk
+pg_restore_version:
+  description: Version of the C(pg_restore) that was asked.
+  returned: success, with O(depth=pg_restore)
+  type: str
+  sample: "14.22"
 size:
   description: Size of the file in bytes.
-  returned: success, with O(depth=full)
+  returned: success, unless O(depth=passphrase)
   type: int
   sample: 222177
 sha256:
   description: SHA-256 of the file, in hexadecimal digits.
-  returned: success, with O(depth=full)
+  returned: success, unless O(depth=passphrase)
   type: str
   sample: c2b2e566a27af4a0debcddb43b6d0b54ddb2697551f3e0e18fd17d0fa23000af
 tables:
   description: Number of rows by table.
-  returned: success, with O(depth=full)
+  returned: success, unless O(depth=passphrase)
   type: dict
   sample: {"public.forms": 4, "public.submissions": 200}
 central:
   description: What the dump says of the Central, as M(odkops.central.central_backup) returns it.
-  returned: success, with O(depth=full)
+  returned: success, unless O(depth=passphrase)
   type: dict
   sample:
     version: v2026.1.0
@@ -168,6 +189,7 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
+from ansible_collections.odkops.central.plugins.module_utils._pg_restore import PgRestore
 from ansible_collections.odkops.central.plugins.module_utils._verify import DEPTHS, Expectation, verify_file
 
 
@@ -185,6 +207,19 @@ def _expectation(params: dict[str, Any]) -> Expectation:
     )
 
 
+def _verify(params: dict[str, Any]) -> dict[str, Any]:
+    expected = _expectation(params)
+    if params["depth"] != "pg_restore":
+        return verify_file(params["path"], expected).as_dict()
+    if not params["pg_restore"]:
+        raise CentralError("bad_option", "pg_restore is an empty list. Give the command, for example [pg_restore].")
+    with PgRestore(params["pg_restore"]) as second:
+        found = verify_file(params["path"], expected, plain=second.feed).as_dict()
+        said = second.finish()
+    warnings = [f"pg_restore {second.version} accepts the archive, and says: {said}"] if said else []
+    return {**found, "pg_restore_version": second.version, "warnings": warnings}
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -193,6 +228,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "depth": {"type": "str", "choices": list(DEPTHS), "default": "full"},
             "expected_sha256": {"type": "str"},
+            "pg_restore": {"type": "list", "elements": "str", "default": ["pg_restore"]},
             "known_bad_blobs": {"type": "list", "elements": "int", "default": []},
         },
         mutually_exclusive=PASSPHRASE_MUTUALLY_EXCLUSIVE,
@@ -202,7 +238,7 @@ def main() -> None:
     def action() -> dict[str, Any]:
         path = module.params["path"]
         try:
-            found = verify_file(path, _expectation(module.params)).as_dict()
+            found = _verify(module.params)
         except CentralError as error:
             error.details.setdefault("path", path)
             raise
