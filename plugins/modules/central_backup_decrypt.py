@@ -196,41 +196,23 @@ central:
 """
 
 import os
-import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.odkops.central.plugins.module_utils._args import (
-    PASSPHRASE_MUTUALLY_EXCLUSIVE,
-    passphrase_argument_spec,
-)
+from ansible_collections.odkops.central.plugins.module_utils._args import PASSPHRASE_MUTUALLY_EXCLUSIVE
 from ansible_collections.odkops.central.plugins.module_utils._decrypt import decrypt, rehearse
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._module import run
-from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
-from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation
-
-
-def _expectation(params: dict[str, Any]) -> Expectation:
-    sha256 = params["expected_sha256"]
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise CentralError("bad_option", "expected_sha256 is not a SHA-256: it has 64 hexadecimal digits.")
-    return Expectation(
-        passphrase=read_passphrase(params["passphrase"], params["passphrase_file"]),
-        sha256=sha256,
-        known_bad_blobs=frozenset(params["known_bad_blobs"]),
-    )
+from ansible_collections.odkops.central.plugins.module_utils._verify_args import expectation_of, reader_argument_spec
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            **passphrase_argument_spec(),
+            **reader_argument_spec(),
             "src": {"type": "path", "required": True},
             "dest": {"type": "path", "required": True},
-            "expected_sha256": {"type": "str"},
-            "known_bad_blobs": {"type": "list", "elements": "int", "default": []},
         },
         mutually_exclusive=PASSPHRASE_MUTUALLY_EXCLUSIVE,
         supports_check_mode=True,
@@ -241,7 +223,7 @@ def main() -> None:
         act = rehearse if module.check_mode else decrypt
         # AnsibleModule adds size, mode and owner of what `path` names, else of `dest`: here they are those of the backup.
         try:
-            return {**act(src, dest, _expectation(module.params)), "changed": True}
+            return {**act(src, dest, expectation_of(module.params)), "changed": True}
         except CentralError as error:
             error.details.setdefault("path", src)
             error.details.setdefault("dest", dest)

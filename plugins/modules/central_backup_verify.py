@@ -178,37 +178,19 @@ central:
     enketo_ids: 3
 """
 
-import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.odkops.central.plugins.module_utils._args import (
-    PASSPHRASE_MUTUALLY_EXCLUSIVE,
-    passphrase_argument_spec,
-)
+from ansible_collections.odkops.central.plugins.module_utils._args import PASSPHRASE_MUTUALLY_EXCLUSIVE
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._module import run
-from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
 from ansible_collections.odkops.central.plugins.module_utils._pg_restore import PgRestore
-from ansible_collections.odkops.central.plugins.module_utils._verify import DEPTHS, Expectation, verify_file
-
-
-def _expectation(params: dict[str, Any]) -> Expectation:
-    sha256 = params["expected_sha256"]
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise CentralError("bad_option", "expected_sha256 is not a SHA-256: it has 64 hexadecimal digits.")
-    if sha256 is not None and params["depth"] == "passphrase":
-        raise CentralError("bad_option", "expected_sha256 needs depth=full, which reads the whole file.")
-    return Expectation(
-        passphrase=read_passphrase(params["passphrase"], params["passphrase_file"]),
-        depth=params["depth"],
-        sha256=sha256,
-        known_bad_blobs=frozenset(params["known_bad_blobs"]),
-    )
+from ansible_collections.odkops.central.plugins.module_utils._verify import DEPTHS, verify_file
+from ansible_collections.odkops.central.plugins.module_utils._verify_args import expectation_of, reader_argument_spec
 
 
 def _verify(params: dict[str, Any]) -> dict[str, Any]:
-    expected = _expectation(params)
+    expected = expectation_of(params)
     if params["depth"] != "pg_restore":
         return verify_file(params["path"], expected).as_dict()
     if not params["pg_restore"]:
@@ -224,12 +206,10 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            **passphrase_argument_spec(),
+            **reader_argument_spec(),
             "path": {"type": "path", "required": True},
             "depth": {"type": "str", "choices": list(DEPTHS), "default": "full"},
-            "expected_sha256": {"type": "str"},
             "pg_restore": {"type": "list", "elements": "str", "default": ["pg_restore"]},
-            "known_bad_blobs": {"type": "list", "elements": "int", "default": []},
         },
         mutually_exclusive=PASSPHRASE_MUTUALLY_EXCLUSIVE,
         supports_check_mode=True,

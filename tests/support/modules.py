@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from .paths import COLLECTION, ROOT
+from .paths import COLLECTION
 
 
 @dataclass
@@ -63,7 +63,7 @@ def module_command(name: str | Path, python: str | Path | None = None) -> list[s
     """
     interpreter = str(python or sys.executable)
     if isinstance(name, Path) or os.sep in str(name):
-        return [interpreter, str(name)]
+        return [interpreter, str(Path(name).resolve())]
     return [interpreter, "-m", f"ansible_collections.{COLLECTION}.plugins.modules.{name}"]
 
 
@@ -105,7 +105,7 @@ def run_module(
             input=wire_arguments(args, check, tmpdir),
             capture_output=True,
             env=module_environment(env),
-            cwd=ROOT if preexec is None else "/",
+            cwd=tmpdir if preexec is None else "/",  # nothing of the checkout is imported or written by chance
             timeout=timeout,
             preexec_fn=preexec,
             check=False,

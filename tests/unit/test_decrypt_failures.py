@@ -306,10 +306,16 @@ def _writes(pid: int, dest: Path) -> bool:
 @pytest.mark.parametrize("which", ["old", "new"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing(tmp_path: Path, large: dict[str, Path], which: str, number: int) -> None:
-    code = interrupted(large[which], tmp_path / "dump", number)
+    # On a busy machine the module may be done before the signal arrives: then it is tried again.
+    for attempt in range(10):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        code = interrupted(large[which], folder / "dump", number)
+        if code:
+            break
 
     assert code in (128 + number, 1, -number)
-    assert left(tmp_path) == []
+    assert left(folder) == []
 
 
 def test_a_kill_leaves_nothing_that_the_next_run_does_not_remove(tmp_path: Path, large: dict[str, Path]) -> None:
