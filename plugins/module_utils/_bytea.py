@@ -41,12 +41,13 @@ class ByteaDigest:
                 self._rest = data
                 return
             self._hexadecimal = data.startswith(_HEXADECIMAL)
-            if self._hexadecimal:
-                data = data[len(_HEXADECIMAL) :]
+            start = len(_HEXADECIMAL)
+        else:
+            start = 0
         if self._hexadecimal:
-            even = len(data) & ~1
-            self._rest = data[even:]
-            self._update(binascii.unhexlify(data[:even]))
+            odd = (len(data) - start) % 2
+            self._rest = data[len(data) - odd :]
+            self._update(binascii.unhexlify(memoryview(data)[start : len(data) - odd]))
             return
         # Four backslashes are one byte, so a run of them can be divided behind every fourth.
         cut = data.find(b"\\", max(0, len(data) - _ESCAPE))

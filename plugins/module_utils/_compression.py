@@ -17,8 +17,8 @@ from ansible_collections.odkops.central.plugins.module_utils._errors import Cent
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 from ansible_collections.odkops.central.plugins.module_utils._zstd_frames import ZstdFrames
 
-#: the largest piece that a decompressor gives, in bytes (zstd: a block of at most 128 KiB)
-PIECE = 1024 * 1024
+#: the largest piece that a decompressor gives, in bytes; small enough for a processor's cache
+PIECE = 256 * 1024
 
 
 class Decompressor(Protocol):

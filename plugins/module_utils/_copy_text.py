@@ -18,11 +18,10 @@ from typing import Callable, NamedTuple, Protocol
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 
 NULL = b"\\N"
+_END_ROW = b"\\."
 _END_LINE = b"\n\\.\n"
-_BEHIND = b"\n\n"
-
-# Control characters that COPY writes as escapes, and the one that no text holds.
-_NEVER = (b"\0", b"\b", b"\v", b"\f", b"\r")
+_END = b"\n\\.\n\n\n"
+_LINES_BEHIND = 2
 
 #: A row longer than this is not kept in memory.
 LONG_ROW = 1024 * 1024
@@ -124,6 +123,38 @@ class Rows(Protocol):
         """The row is over. In `fields`, columns taken piece by piece are empty, others are cut at :data:`LONG_FIELD`."""
 
 
+def _count(data: bytes, byte: bytes) -> int:
+    """As ``data.count(byte)``, but for bytes that are rare eight times as fast."""
+    return len(data) - len(data.replace(byte, b""))
+
+
+class _Text:
+    """Looks for what cannot be in rows: characters that COPY never writes as they are, and no UTF-8.
+
+    :param encoding: Python's name of the data's encoding, or None where it is not known
+    """
+
+    def __init__(self, where: str, encoding: str | None) -> None:
+        self._where = where
+        self._decoder = codecs.getincrementaldecoder(encoding)() if encoding == "utf-8" else None
+        self._cut = False
+
+    def check(self, data: bytes) -> None:
+        """Look at the next piece.
+
+        :raises CentralError: ``corrupt``
+        """
+        if b"\0" in data or b"\r" in data:
+            raise corrupt(f"the rows of {self._where} have a character in them that PostgreSQL never writes there")
+        if self._decoder is None or (data.isascii() and not self._cut):
+            return
+        try:
+            self._decoder.decode(data)
+        except UnicodeDecodeError as error:
+            raise corrupt(f"the rows of {self._where} are no text in UTF-8") from error
+        self._cut = bool(self._decoder.getstate()[0])
+
+
 class CopyCounter:
     """Counts the rows of one table, and checks that they are whole.
 
@@ -135,53 +166,33 @@ class CopyCounter:
     def __init__(self, where: str, columns: int, encoding: str | None = None) -> None:
         self._where = where
         self._columns = columns
+        self._text = _Text(where, encoding)
         self._tabs = 0
         self._lines = 0
         # As if a row had ended before the first one, so that an end at once is found like any other.
         self._tail = b"\n"
-        self._behind: bytes | None = None
-        self._decoder = codecs.getincrementaldecoder(encoding)() if encoding == "utf-8" else None
+        self._ends = 0
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the data.
 
         :raises CentralError: ``corrupt``
         """
-        if self._behind is not None:
-            self._follow(data)
-            return
-        end = (self._tail + data[:3]).find(_END_LINE)
-        if end >= 0:
-            end += len(_END_LINE) - len(self._tail)
-        else:
-            end = data.find(_END_LINE)
-            if end >= 0:
-                end += len(_END_LINE)
-        if end < 0:
-            self._count(data)
-            self._tail = (self._tail + data[-3:])[-3:]
-            return
-        self._behind = b""
-        self._count(data[:end])
-        self._lines -= 1
-        self._follow(data[end:])
+        self._text.check(data)
+        self._lines += _count(data, b"\n")
+        self._tabs += _count(data, b"\t")
+        if self._columns < 2:
+            self._seek_ends(self._tail[-3:] + data)
+        self._tail = (self._tail + data[-len(_END) :])[-len(_END) :]
 
-    def _count(self, data: bytes) -> None:
-        self._lines += data.count(b"\n")
-        self._tabs += data.count(b"\t")
-        for character in _NEVER:
-            if character in data:
-                raise corrupt(f"the rows of {self._where} have a character in them that PostgreSQL never writes there")
-        if self._decoder is not None and not (data.isascii() and not self._decoder.getstate()[0]):
-            try:
-                self._decoder.decode(data)
-            except UnicodeDecodeError as error:
-                raise corrupt(f"the rows of {self._where} are no text in UTF-8") from error
-
-    def _follow(self, data: bytes) -> None:
-        self._behind = (self._behind or b"") + data[: len(_BEHIND) + 1]
-        if not _BEHIND.startswith(self._behind):
-            raise corrupt(f"the rows of {self._where} have an end in their middle")
+    def _seek_ends(self, data: bytes) -> None:
+        """Count the ends. In a table of several columns they would lack its tabs; here nothing else tells."""
+        position = data.find(_END_LINE)
+        while position >= 0:
+            self._ends += 1
+            if self._ends > 1:
+                raise corrupt(f"the rows of {self._where} have an end in their middle")
+            position = data.find(_END_LINE, position + 1)
 
     def finish(self) -> int:
         """Say that no more comes.
@@ -189,11 +200,12 @@ class CopyCounter:
         :returns: the number of rows
         :raises CentralError: ``corrupt``
         """
-        if self._behind != _BEHIND:
+        if self._tail != _END:
             raise corrupt(f"the rows of {self._where} stop before their end")
-        if self._tabs != self._lines * max(self._columns - 1, 0):
+        rows = self._lines - (_END.count(b"\n") - 1)
+        if self._tabs != rows * max(self._columns - 1, 0):
             raise corrupt(f"the rows of {self._where} do not have {self._columns} columns each")
-        return self._lines
+        return rows
 
 
 class CopyRows:
@@ -206,12 +218,13 @@ class CopyRows:
     """
 
     def __init__(self, where: str, columns: int, rows: Rows, encoding: str | None = None) -> None:
-        self._counter = CopyCounter(where, columns, encoding)
         self._where = where
         self._columns = columns
-        self._rows = rows
+        self._text = _Text(where, encoding)
+        self._taker = rows
         self._rest = b""
-        self._over = False
+        self._rows = 0
+        self._behind: int | None = None
         self._long: _LongRow | None = None
 
     def feed(self, data: bytes) -> None:
@@ -219,33 +232,64 @@ class CopyRows:
 
         :raises CentralError: ``corrupt``
         """
-        self._counter.feed(data)
+        self._text.check(data)
         if self._long is not None:
             data = self._long.feed(data)
             if not self._long.ended:
                 return
             self._long = None
-        lines = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            self._line(line)
+            self._rows += 1
+        start = 0
+        if self._rest:
+            end = data.find(b"\n")
+            if end < 0:
+                self._rest += data
+                start = len(data)
+            else:
+                start = end + 1
+                line = self._rest + data[:end]
+                self._line(line, 0, len(line))
+        # Positions, not split(): a row is long here, and so is copied once only.
+        end = data.find(b"\n", start)
+        while end >= 0:
+            self._line(data, start, end)
+            start = end + 1
+            end = data.find(b"\n", start)
+        if start < len(data):
+            self._rest = data[start:]
+        elif start > 0 and data.endswith(b"\n"):
+            self._rest = b""
         if len(self._rest) > LONG_ROW:
-            self._long = _LongRow(self._where, self._columns, self._rows)
+            self._long = _LongRow(self._where, self._columns, self._taker)
             self._long.feed(self._rest)
             self._rest = b""
 
-    def _line(self, line: bytes) -> None:
-        if line == b"\\.":
-            self._over = True
-        elif not self._over:
-            fields = line.split(b"\t", self._columns)
+    def _line(self, data: bytes, start: int, end: int) -> None:
+        """Take the row that stands from `start` to `end`."""
+        if self._behind is not None:
+            self._behind += 1
+            if end > start or self._behind > _LINES_BEHIND:
+                raise corrupt(f"the rows of {self._where} have an end in their middle")
+        elif end - start == len(_END_ROW) and data.startswith(_END_ROW, start):
+            self._behind = 0
+        else:
+            fields: list[bytes] = []
+            tab = data.find(b"\t", start, end)
+            while tab >= 0 and len(fields) < self._columns:
+                fields.append(data[start:tab])
+                start = tab + 1
+                tab = data.find(b"\t", start, end)
+            fields.append(data[start:end])
             if len(fields) != self._columns:
                 raise corrupt(f"the rows of {self._where} do not have {self._columns} columns each")
-            self._rows.row(fields)
+            self._rows += 1
+            self._taker.row(fields)
 
     def finish(self) -> int:
         """As :meth:`CopyCounter.finish`."""
-        return self._counter.finish()
+        if self._behind != _LINES_BEHIND or self._rest:
+            raise corrupt(f"the rows of {self._where} stop before their end")
+        return self._rows
 
 
 class _LongRow:

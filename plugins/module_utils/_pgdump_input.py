@@ -54,16 +54,18 @@ class ArchiveInput:
 
     def _fill(self, size: int) -> bool:
         """Gather at least `size` bytes in the buffer, however small the pieces of the source are."""
-        gathered = bytearray(memoryview(self._buffer)[self._position :])
+        pieces = [self._buffer[self._position :]] if self._position < len(self._buffer) else []
+        gathered = sum(map(len, pieces))
         self._consumed += self._position
         self._position = 0
-        while len(gathered) < size:
+        while gathered < size:
             data = self._source.read(CHUNK)
             if not data:
                 break
-            gathered += data
-        self._buffer = bytes(gathered)
-        return len(gathered) >= size
+            pieces.append(data)
+            gathered += len(data)
+        self._buffer = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return gathered >= size
 
     def at_end(self) -> bool:
         """Whether not one byte is left."""

@@ -35,7 +35,7 @@ ENCRYPTED = "pgdump.enc"
 PLAIN = "pgdump"
 ZIP = "zip"
 
-DEPTHS = ("passphrase", "full")
+DEPTHS = ("passphrase", "full", "pg_restore")
 
 Archive = Union[CustomArchive, LegacyZip]
 
@@ -81,7 +81,7 @@ class Expectation:
     """What the caller knows of the backup and accepts.
 
     :param passphrase: None or empty for a backup that was made without one
-    :param depth: ``passphrase`` or ``full``
+    :param depth: ``passphrase`` or ``full``; ``pg_restore`` is ``full`` here, and the caller asks pg_restore
     :param sha256: what the SHA-256 of the file must be, or None
     :param known_bad_blobs: ids of blobs whose content is known to be wrong in the live database
     :param allow_unencrypted: be content with the empty passphrase where the given one does not open it

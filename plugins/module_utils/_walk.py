@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Callable, Union
 
 from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
 from ansible_collections.odkops.central.plugins.module_utils._copy_text import columns_of
@@ -16,6 +17,8 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_input impor
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import Header, read_encoding
 from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
 
+_Item = Union[Block, bytes, None]
+
 # So much is given to a table at a time, in bytes; a piece of a decompressor may be larger.
 _PIECE = 128 * 1024
 
@@ -23,7 +26,7 @@ _PIECE = 128 * 1024
 def read_blocks(
     header: Header, entries: list[TocEntry], blocks: Iterable[Block], facts: Facts, file: bool = False
 ) -> None:
-    """Decompress and read all data of an archive, on a second core where there is one.
+    """Decompress and read all data of an archive: each in a thread of its own, since it is read in a third one.
 
     :param blocks: the blocks, as :meth:`CustomArchive.blocks` gives them
     :param file: the blocks are files of the directory format
@@ -31,14 +34,16 @@ def read_blocks(
     """
     _check_entries(entries)
     facts.encoding = next((read_encoding(entry) for entry in entries if entry.description == "ENCODING"), None)
-    reader = _BlockReader(header.compression, facts, file)
-    with Worker(reader.take) as worker:
-        for block in blocks:
-            worker.put(block)
-            for piece in block.pieces:
-                worker.put(piece)
-            worker.put(None)
-        worker.finish()
+    with Worker(_TableReader(facts).take) as reading:
+        decompressing = _Decompressing(header.compression, file, reading.put)
+        with Worker(decompressing.take) as worker:
+            for block in blocks:
+                worker.put(block)
+                for piece in block.pieces:
+                    worker.put(piece)
+                worker.put(None)
+            worker.finish()
+        reading.finish()
 
 
 def _check_entries(entries: list[TocEntry]) -> None:
@@ -52,55 +57,77 @@ def _check_entries(entries: list[TocEntry]) -> None:
         names.add(name)
 
 
-class _BlockReader:
-    """Takes a block, its pieces, and None for its end, again and again."""
+class _Decompressing:
+    """Takes a block, its compressed pieces, and None for its end, again and again; passes the same on, decompressed.
 
-    def __init__(self, compression: str, facts: Facts, file: bool) -> None:
+    What is in no table is decompressed, and goes no further.
+    """
+
+    def __init__(self, compression: str, file: bool, pass_on: Callable[[_Item], None]) -> None:
         self._compression = compression
-        self._facts = facts
         self._file = file
-        self._table: Table | None = None
-        self._name = ""
+        self._pass_on = pass_on
+        self._may_be_empty = False
+        self._in_table = False
         self._pieces: list[bytes] = []
         self._gathered = 0
 
-    def take(self, item: Block | bytes | None) -> None:
+    def take(self, item: _Item) -> None:
         if isinstance(item, Block):
             self._begin(item)
         elif item is None:
-            self._end()
+            if not self._may_be_empty:
+                self._decompressor.finish()
+            self._flush()
+            self._pass_on(None)
         else:
             self._may_be_empty = False
             for data in self._decompressor.feed(item):
-                if self._table is not None:
+                if self._in_table:
                     self._pieces.append(data)
                     self._gathered += len(data)
                     if self._gathered >= _PIECE:
-                        self._pass_on(self._table)
-
-    def _pass_on(self, table: Table) -> None:
-        """Give the table what was gathered: a hostile stream may decompress to single bytes."""
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces, self._gathered = [], 0
-        table.feed(data)
+                        self._flush()
 
     def _begin(self, block: Block) -> None:
-        entry = block.entry
-        self._name = entry.name
-        self._decompressor = decompressor(self._compression, entry.name, self._file)
+        self._decompressor = decompressor(self._compression, block.entry.name, self._file)
         # pg_dump makes a file of no bytes at all of an empty large object, where it compresses by lz4 or zstd.
         self._may_be_empty = self._file and block.large_object is not None and self._compression in ("lz4", "zstd")
+        self._in_table = block.entry.description == "TABLE DATA"
+        self._pass_on(block)
+
+    def _flush(self) -> None:
+        """Pass on what was gathered: a hostile stream may decompress to single bytes."""
+        if self._pieces:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces, self._gathered = [], 0
+            self._pass_on(data)
+
+
+class _TableReader:
+    """Takes a block, its data, and None for its end, again and again, and gives the rows of tables to the facts."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._table: Table | None = None
+        self._name = ""
+
+    def take(self, item: _Item) -> None:
+        if isinstance(item, Block):
+            self._begin(item.entry)
+        elif self._table is None:
+            return
+        elif item is None:
+            self._facts.tables[self._name] = self._table.finish()
+            self._table = None
+        else:
+            self._table.feed(item)
+
+    def _begin(self, entry: TocEntry) -> None:
+        self._name = entry.name
         self._table = None
         if entry.description == "TABLE DATA":
             columns = columns_of(entry.copy_statement)
             if columns is None:
                 raise corrupt(f"the data of {entry.name} is not in the form of COPY")
             self._table = self._facts.table(entry.namespace, entry.tag, columns)
-
-    def _end(self) -> None:
-        if not self._may_be_empty:
-            self._decompressor.finish()
-        if self._table is not None:
-            self._pass_on(self._table)
-            self._facts.tables[self._name] = self._table.finish()
-            self._table = None

@@ -17,12 +17,15 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_input impor
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK_MAXIMUM = 128 * 1024
 
+# Blocks are given together that become so much at most, and one block more.
+_GROUP = 256 * 1024
+
 #: The largest window that is accepted, in bytes: what level 21 of zstd uses; Central uses level 1.
 WINDOW_MAXIMUM = 64 * 1024 * 1024
 
 
 class ZstdFrames:
-    """Cuts one frame into pieces of a block each, the first with the frame's header.
+    """Cuts one frame into pieces of a few blocks each, the first with the frame's header.
 
     :param where: what is being decompressed, for messages
     """
@@ -36,15 +39,15 @@ class ZstdFrames:
         self._ended = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The blocks that `data` completes.
+        """The blocks that `data` completes, in pieces that decompress to 384 KiB at most.
 
         :raises CentralError: ``corrupt``, ``unsupported_compression``
         """
         self._buffer += data
         if self._header is None and not self._read_header():
             return
-        position = 0
         buffer = self._buffer
+        start = position = produced = 0
         while not self._last:
             if len(buffer) - position < 3:
                 break
@@ -55,15 +58,22 @@ class ZstdFrames:
             end = position + 3 + (1 if kind == 1 else size)
             if len(buffer) < end:
                 break
-            block = buffer[position:end]
             position = end
             self._last = bool(last)
-            if self._header:
-                block, self._header = self._header + block, b""
-            yield block
+            # A compressed block does not say how much it becomes.
+            produced += _BLOCK_MAXIMUM if kind == 2 else size
+            if produced >= _GROUP:
+                yield self._group(buffer[start:position])
+                start, produced = position, 0
+        if position > start:
+            yield self._group(buffer[start:position])
         self._buffer = buffer[position:]
         if self._last:
             yield from self._end()
+
+    def _group(self, blocks: bytes) -> bytes:
+        header, self._header = self._header or b"", b""
+        return header + blocks if header else blocks
 
     def _read_header(self) -> bool:
         """Magic, descriptor, window, dictionary, content size."""
