@@ -136,7 +136,7 @@ def _truth(server: Server, database: str) -> dict[str, Any]:
 
 
 def _fingerprint() -> str:
-    sources = [*sorted(_SQL.glob("*.sql")), Path(__file__), Path(__file__).with_name("postgresql.py")]
+    sources = [*sorted(_SQL.glob("*.sql")), Path(__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 

@@ -28,7 +28,7 @@ CACHE = ROOT / ".cache" / "postgresql"
 _MIRROR = "http://deb.debian.org/debian"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _USER = 26
-_PATIENCE = 20
+_PATIENCE = 8
 # What the packages depend on for their installation, and programs do not load.
 _NEEDLESS = re.compile(
     r"(perl|lib[a-z-]*-perl|libllvm|libz3|locales|libc-l10n|openssl_|openssl-prov|ssl-cert|ucf|debconf|sensible|adduser|"

@@ -324,6 +324,41 @@ def test_the_longest_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("way", ["nameless", "named", "copied", "replacing"])
+def test_the_content_is_durable_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What a power cut leaves depends on the order of these calls."""
+    if way == "named":
+        without_tmpfile(monkeypatch)
+    calls: list[str] = []
+    real_fsync, real_link, real_rename, real_replace = os.fsync, os.link, os.rename, os.replace
+
+    def fsync(descriptor: int) -> None:
+        kind = "directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else f"content {os.fstat(descriptor).st_size}"
+        calls.append(f"fsync {kind}")
+        real_fsync(descriptor)
+
+    def link(*args: Any, **kwargs: Any) -> None:
+        if way == "copied":
+            raise OSError(errno.EXDEV, "no")
+        real_link(*args, **kwargs)
+        calls.append("name")
+
+    def named(real: Any) -> Any:
+        return lambda *args: (real(*args), calls.append("name"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "rename", named(real_rename))
+    monkeypatch.setattr(os, "replace", named(real_replace))
+    with AtomicFile(str(tmp_path / "final"), clobber=way == "replacing") as file:
+        file.write(CONTENT)
+        file.commit()
+    written = f"fsync content {len(CONTENT)}"
+    assert calls == [*([written] * (2 if way == "copied" else 1)), "name", "fsync directory"]
+
+
 def test_killed_at_each_step_nothing_is_left_but_a_whole_file(tmp_path: Path) -> None:
     steps = int(killed_at(tmp_path, 0).stdout)
     assert (tmp_path / "final.bin").read_bytes() == CONTENT
