@@ -75,7 +75,6 @@ class LegacyZip:
 
     def _check_sizes(self, keys: Member) -> None:
         """Refuse what would unpack to more than it may, before anything is unpacked."""
-        self._zip.check(keys)
         if keys.size > MAXIMUM_BYTES:
             raise unsafe(f"its {KEYS} has {keys.size} bytes, more than the {MAXIMUM_BYTES} that any backup needs")
         for member in self._members.values():

@@ -38,6 +38,8 @@ _CENTRAL_MAGIC = b"PK\x01\x02"
 _DESCRIPTOR_MAGIC = b"PK\x07\x08"
 
 _ZIP64_FIELD = 0x0001
+# Extra fields that other writers add, and of which nothing is used: times and owners (NTFS, UT, ux).
+_OTHER_FIELDS = frozenset({0x000A, 0x5455, 0x7875})
 _IN_ZIP64 = 0xFFFFFFFF
 
 _STORED = 0
@@ -157,20 +159,17 @@ class ZipContainer:
 
     def _check_local(self, member: Member, limit: int) -> int:
         """Compare the local header with the central directory; returns where the content begins."""
-        if member.offset + _LOCAL.size > limit:
-            raise corrupt(f"there is no room for the member {shown(member.name)}")
         header = _LOCAL.unpack(self._read(member.offset, _LOCAL.size))
         magic, _needed, flags, method, time, date, crc, stored_size, size, name_size, extra_size = header
         position = member.offset + _LOCAL.size
         if position + name_size + extra_size > limit or magic != _LOCAL_MAGIC:
             raise corrupt(f"the member {shown(member.name)} is not where its central directory says")
         name, extra = _split(self._read(position, name_size + extra_size), name_size)
+        said = (crc, *_local_sizes(extra, size, stored_size))
+        # They may come behind the data only.
+        unsaid = said == (0, 0, 0) and flags & _DESCRIPTOR_FOLLOWS
         same = (_text(name), method, flags, (date, time)) == (member.name, member.method, member.flags, member.time)
-        descriptor = bool(flags & _DESCRIPTOR_FOLLOWS)
-        size, stored_size = _local_sizes(extra, size, stored_size)
-        for found, expected in ((crc, member.crc), (size, member.size), (stored_size, member.stored_size)):
-            same = same and (found == expected or (descriptor and found == 0))
-        if not same:
+        if not same or not (unsaid or said == (member.crc, member.size, member.stored_size)):
             raise corrupt(f"the member {shown(member.name)} contradicts the central directory")
         return int(position + name_size + extra_size)
 
@@ -267,7 +266,7 @@ def _central_entry(data: bytes, position: int) -> tuple[Member, int]:
 
 
 def _zip64(extra: bytes) -> bytes | None:
-    """The zip64 field among the extra fields; others carry nothing that is used."""
+    """The zip64 field among the extra fields."""
     found = None
     position = 0
     while position < len(extra):
@@ -275,10 +274,13 @@ def _zip64(extra: bytes) -> bytes | None:
             raise corrupt("an extra field of a member is cut short")
         kind, size = struct.unpack_from("<2H", extra, position)
         position += 4 + size
-        if position > len(extra) or (kind == _ZIP64_FIELD and found is not None):
-            raise corrupt("the extra fields of a member are impossible")
-        if kind == _ZIP64_FIELD:
-            found = extra[position - size : position]
+        if position > len(extra):
+            raise corrupt("an extra field of a member is cut short")
+        if kind in _OTHER_FIELDS:
+            continue
+        if kind != _ZIP64_FIELD or found is not None:
+            raise corrupt(f"a member has an extra field {kind} that it should not have")
+        found = extra[position - size : position]
     return found
 
 
@@ -300,7 +302,7 @@ def _central_sizes(extra: bytes, *values: int) -> tuple[int, int, int]:
 
 def _local_sizes(extra: bytes, size: int, stored_size: int) -> tuple[int, int]:
     field = _zip64(extra)
-    if field is None or len(field) < 16 or _IN_ZIP64 not in (size, stored_size):
+    if field is None or len(field) < 16:
         return size, stored_size
     large, large_stored = struct.unpack_from("<2Q", field)
     return (large if size == _IN_ZIP64 else size), (large_stored if stored_size == _IN_ZIP64 else stored_size)

@@ -125,8 +125,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _decode(text: Any, size: int | None = None) -> bytes:
-    if not isinstance(text, str):
-        raise TypeError("not a text")
     data = base64.b64decode(text, validate=True)
     if size is not None and len(data) != size:
         raise binascii.Error("wrong size")

@@ -69,9 +69,14 @@ class Record:
     crc: int | None = None
     size: int | None = None
     extra: bytes = b""
-    #: in the central directory, where it is to be other than in the local header
+    #: CRC-32, stored size and size in the local header, where they are to be others
+    head: tuple[int, int, int] | None = None
+    #: in the central directory, where they are to be other than in the local header
     central_name: bytes | None = None
+    central_extra: bytes | None = None
     comment: bytes = b""
+    #: what stands behind the data instead of the descriptor
+    descriptor: bytes | None = None
     #: bytes behind the member that belong to nothing
     gap: bytes = b""
     #: the central directory's idea of where the member is
@@ -103,11 +108,13 @@ def write_zip(records: list[Record], zip64: bool = False, comment: bytes = b"", 
         crc = zlib.crc32(record.data) if record.crc is None else record.crc
         size = len(record.data) if record.size is None else record.size
         behind = bool(record.flags & 8)
-        head = (0, 0, 0) if behind else (crc, len(stored), size)
+        head = record.head or ((0, 0, 0) if behind else (crc, len(stored), size))
         out += struct.pack("<4s5H3L2H", b"PK\3\4", 20, record.flags, record.method, _TIME, _DATE, *head,
                            len(record.name), len(record.extra))  # fmt: skip
         out += record.name + record.extra + stored
-        if behind:
+        if record.descriptor is not None:
+            out += record.descriptor
+        elif behind:
             out += struct.pack("<4s3L", b"PK\7\x08", crc, len(stored), size)
         out += record.gap
         if not record.listed:
@@ -119,7 +126,8 @@ def write_zip(records: list[Record], zip64: bool = False, comment: bytes = b"", 
 
 def _central(record: Record, crc: int, stored: int, size: int, offset: int, zip64: bool) -> bytes:
     name = record.name if record.central_name is None else record.central_name
-    extra, sizes, place = record.extra, (stored, size), offset
+    extra = record.extra if record.central_extra is None else record.central_extra
+    sizes, place = (stored, size), offset
     if zip64 or max(stored, size, offset) > _LIMIT:
         extra += struct.pack("<2H3Q", 1, 24, size, stored, offset)
         # Older versions of compress-commons leave a small offset where it is.

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import threading
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives import serialization
 
 from .directory_dumps import directory_dumps
 from .legacy_zip_writer import PASSPHRASE, LegacyBackup, Record, base64_of, encrypt, make
+
+BIG = 0xFFFFFFFF
 
 Change = Callable[[LegacyBackup], object]
 
@@ -71,3 +74,20 @@ def add(name: str, iv: bool = True, member: bool = True) -> Change:
 def member(**changes: Any) -> Change:
     """Changes the record of a file of data."""
     return lambda backup: backup.change(data_file(), **changes)
+
+
+def local(
+    backup: LegacyBackup, flags: int, extra: bytes = b"", size: int | None = None, stored: int | None = None,
+    crc: int | None = None,
+) -> None:  # fmt: skip
+    """Makes the local header of a member say something else."""
+    record = backup.record(data_file())
+    head = (zlib.crc32(record.data), len(record.compressed()), len(record.data))
+    found = tuple(old if new is None else new for old, new in zip(head, (crc, stored, size), strict=True))
+    backup.change(data_file(), flags=flags, extra=extra, head=found, central_extra=b"")
+
+
+def unfinished(backup: LegacyBackup) -> bytes:
+    """All of the content, but a stream that does not say that it has ended."""
+    engine = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return engine.compress(backup.record(data_file()).data) + engine.flush(zlib.Z_SYNC_FLUSH)

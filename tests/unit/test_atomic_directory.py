@@ -147,6 +147,17 @@ def test_a_step_that_fails_leaves_nothing(
     assert names(tmp_path) == []
 
 
+def test_a_signal_while_it_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_descriptor: int) -> bool:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(_atomic_directory, "_locked", stop)
+    with pytest.raises(SystemExit):
+        AtomicDirectory(str(tmp_path / "final"))
+
+    assert names(tmp_path) == []
+
+
 def test_a_file_is_not_begun_twice(tmp_path: Path) -> None:
     with pytest.raises(CentralError), AtomicDirectory(str(tmp_path / "final")) as directory:
         for name in ("one", "two", "one"):

@@ -19,7 +19,7 @@ from ansible_collections.odkops.central.plugins.module_utils._verify import Expe
 
 from support.directory_dumps import directory_dumps
 from support.legacy_zip_writer import PASSPHRASE, LegacyBackup, Record, make, write_zip
-from support.spoilt_zips import add, data_file, failure, member, quicken_keys, spoilt
+from support.spoilt_zips import BIG, add, data_file, failure, local, member, quicken_keys, spoilt, unfinished
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,15 @@ SPOILT = {
     "offset beyond the end": (member(offset=0x7FFFFFFF), "corrupt"),
     "offset one too low": (lambda b: shift(b, -1), "corrupt"),
     "offset one too high": (lambda b: shift(b, 1), "corrupt"),
+    "gap behind a member without descriptor": (member(flags=0, gap=bytes(30)), "corrupt"),
+    "deflate without its last block": (lambda b: b.change(data_file(), stored=unfinished(b)), "corrupt"),
+    "local CRC": (lambda b: local(b, 0, crc=1), "corrupt"),
+    "local size": (lambda b: local(b, 0, size=1), "corrupt"),
+    "local stored size": (lambda b: local(b, 0, stored=1), "corrupt"),
+    "local size before a descriptor": (lambda b: local(b, 8, size=1), "corrupt"),
+    "local sizes of 64 bits that are not there": (lambda b: local(b, 0, size=BIG, stored=BIG), "corrupt"),
+    "local sizes of 64 bits, one of them": (lambda b: local(b, 0, b"\1\0\x08\0" + bytes(8), BIG, BIG), "corrupt"),
+    "local sizes of 64 bits, others": (lambda b: local(b, 0, b"\1\0\x10\0" + bytes(16), BIG, BIG), "corrupt"),
     "the same member twice": (lambda b: b.records.append(b.record(data_file())), "unsafe_archive"),
     "keys twice": (lambda b: b.records.append(Record(b"keys.json", b"{}")), "unsafe_archive"),
 }
@@ -136,6 +145,14 @@ def test_something_follows(addition: bytes) -> None:
     data = make(directory_dumps().read())
 
     assert failure(data + addition).diagnosis in (("corrupt",) if len(addition) < 65_000 else ("truncated",))
+
+
+def test_a_cut_file_in_which_there_is_what_looks_like_an_end() -> None:
+    """Four bytes of encrypted data can be anything."""
+    data = make(directory_dumps().read())
+
+    for tail in (bytes(17), bytes(100), b"\xff" * 18, b"\x10" * 40):
+        assert failure(data[:10_000] + b"PK\5\6" + tail).diagnosis == "truncated"
 
 
 def test_two_backups_in_one_file() -> None:

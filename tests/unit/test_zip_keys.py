@@ -15,9 +15,13 @@ import os
 from typing import Any
 
 import pytest
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_stream
+from ansible_collections.odkops.central.plugins.module_utils._zip_keys import Keys
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from support.directory_dumps import directory_dumps
 from support.legacy_zip_writer import PASSPHRASE, LegacyBackup, Record, base64_of, encrypt, make, private_key, write_zip
@@ -169,10 +173,11 @@ def test_the_private_key_is_damaged_behind_its_beginning() -> None:
     assert spoilt(change) == "corrupt"
 
 
-def test_the_key_of_the_members_has_a_wrong_size() -> None:
+@pytest.mark.parametrize("size", [0, 5, 16, 24, 33])
+def test_the_key_of_the_members_has_a_wrong_size(size: int) -> None:
 
     oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
-    short = private_key().public_key().encrypt(os.urandom(16), oaep)
+    short = private_key().public_key().encrypt(os.urandom(size), oaep)
 
     assert spoilt(in_keys(key=base64_of(short))) == "corrupt"
 
@@ -203,3 +208,76 @@ def test_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     error = failure(data)
 
     assert (error.diagnosis, error.details) == ("missing_required_lib", {"library": "cryptography"})
+
+
+def test_a_host_that_may_not_use_rsa_with_sha1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one in FIPS mode."""
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise UnsupportedAlgorithm("SHA1 is not supported")
+
+    data = make(directory_dumps().read())
+    monkeypatch.setattr(padding, "OAEP", refuse)
+
+    error = failure(data)
+
+    assert error.diagnosis == "missing_required_lib"
+    assert "FIPS" in error.message
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"x"], [b"x" * 15], [bytes(16), b"x"], [bytes(32)]])
+def test_what_is_not_made_of_whole_blocks_does_not_decrypt(pieces: list[bytes]) -> None:
+    backup = LegacyBackup(directory_dumps().read())
+    keys = Keys(json.dumps(backup.keys).encode(), PASSPHRASE)
+
+    with pytest.raises(CentralError) as caught:
+        list(keys.decrypt("toc.dat", pieces))
+
+    assert caught.value.diagnosis == "corrupt"
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 31, 32, 33, 1000])
+@pytest.mark.parametrize("step", [1, 7, 16, 17, 5000])
+def test_pieces_of_any_size_decrypt(size: int, step: int) -> None:
+    backup = LegacyBackup(directory_dumps().read())
+    keys = Keys(json.dumps(backup.keys).encode(), PASSPHRASE)
+    plain = os.urandom(size)
+    iv = base64.b64decode(backup.keys["local"]["ivs"]["toc.dat"])
+    secret = encrypt(plain, backup.key, iv)
+
+    pieces = list(keys.decrypt("toc.dat", [secret[at : at + step] for at in range(0, len(secret), step)]))
+
+    assert b"".join(pieces) == plain
+    assert b"" not in pieces
+
+
+def raw(plain: bytes, key: bytes, iv: bytes) -> bytes:
+    """AES-256-CBC without padding."""
+    cipher = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
+    return cipher.update(plain) + cipher.finalize()
+
+
+@pytest.mark.parametrize(
+    "end", [b"\0", b"\2", b"\1\2", b"\3\2\3", b"\x11", b"\xff", b"\x0f" * 14, b"\x11" * 17, b" " * 32]
+)
+def test_padding_that_is_none(end: bytes) -> None:
+    backup = LegacyBackup(directory_dumps().read())
+    keys = Keys(json.dumps(backup.keys).encode(), PASSPHRASE)
+    iv = base64.b64decode(backup.keys["local"]["ivs"]["toc.dat"])
+
+    with pytest.raises(CentralError) as caught:
+        list(keys.decrypt("toc.dat", [raw(b"x" * (48 - len(end)) + end, backup.key, iv)]))
+
+    assert caught.value.diagnosis == "corrupt"
+
+
+def test_the_private_key_is_followed_by_what_is_no_padding() -> None:
+    """Spaces behind a key are none of its business for who parses it, but Central never writes them."""
+
+    def change(backup: LegacyBackup) -> None:
+        salt, iv = (base64.b64decode(backup.keys[name]) for name in ("salt", "iv"))
+        key = hashlib.pbkdf2_hmac("sha256", PASSPHRASE.encode(), salt, 128000, 32)
+        pem = pem_of(private_key())
+        backup.keys["privkey"] = base64_of(raw(pem + b" " * (48 - len(pem) % 16), key, iv))
+
+    assert spoilt(change) == "corrupt"
