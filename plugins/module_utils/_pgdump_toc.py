@@ -41,6 +41,10 @@ ALGORITHMS = {0: "none", 1: "gzip", 2: "lz4", 3: "zstd"}
 MAXIMUM_ENTRIES = 50_000
 MAXIMUM_TOC_BYTES = 16 * 1024 * 1024
 
+# pg_dump numbers the objects of a database from 1, those of the system too; pg_restore makes a table as long as the
+# largest number.
+_MAXIMUM_ID = 2**24
+
 # What a name may have in bytes, and a function's name with the types of its arguments.
 _NAME = 256
 _TAG = 64 * 1024
@@ -219,7 +223,7 @@ def _read_entry(source: ArchiveInput, header: Header, end: int) -> TocEntry:
     """Read an entry; no string in it may reach beyond the offset `end`."""
     dump_id = source.integer()
     had_dumper = source.integer()
-    if not 0 < dump_id < 2**31 or had_dumper not in (0, 1):
+    if not 0 < dump_id <= _MAXIMUM_ID or had_dumper not in (0, 1):
         raise corrupt(f"an entry of its table of contents is impossible, before byte {source.offset}")
     catalogue, oid = source.string(16), source.string(16)
     tag = source.string(_TAG)

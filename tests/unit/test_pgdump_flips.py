@@ -85,8 +85,8 @@ def shares(major: int, method: str, toc: int | None, data: int | None, database:
 
 
 def judge(found: list[Share]) -> None:
+    print(*found, sep="\n")
     for share in found:
-        print(share)
         assert share.ours >= share.theirs, str(share)
         assert not share.missed, f"{share.region}: pg_restore found these and we did not: {share.missed}"
 

@@ -110,6 +110,7 @@ def changed(**changes: Any) -> bytes:
         {"dump_id": 0},
         {"dump_id": -1},
         {"dump_id": 10},
+        {"dump_id": 2**24 + 1},
         {"dumper": 2},
         {"dumper": 1},
         {"state": 1},

@@ -68,6 +68,7 @@ SPOILT = {
     "local CRC": (lambda b: local(b, 0, crc=1), "corrupt"),
     "local size": (lambda b: local(b, 0, size=1), "corrupt"),
     "local stored size": (lambda b: local(b, 0, stored=1), "corrupt"),
+    "nothing in the local header nor behind the data": (lambda b: local(b, 0, crc=0, size=0, stored=0), "corrupt"),
     "local size before a descriptor": (lambda b: local(b, 8, size=1), "corrupt"),
     "local sizes of 64 bits that are not there": (lambda b: local(b, 0, size=BIG, stored=BIG), "corrupt"),
     "local sizes of 64 bits, one of them": (lambda b: local(b, 0, b"\1\0\x08\0" + bytes(8), BIG, BIG), "corrupt"),
