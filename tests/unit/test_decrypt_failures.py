@@ -281,6 +281,8 @@ def interrupted(src: Path, dest: Path, number: int) -> int:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=module_environment(None),
+        # What is started in the background of a script ignores SIGINT, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # there is one thread
     )
     assert process.stdin is not None
     process.stdin.write(wire_arguments(options(src, dest), False, str(dest.parent)))
