@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The compression methods of pg_dump, decompressed piece by piece in bounded memory.
 
-gzip needs only the standard library, and is two to three times as fast where ``isal`` is installed.
+gzip needs only the standard library, and is faster where ``isal`` is installed.
 zstd and lz4 need ``zstandard`` (or Python 3.14) and ``lz4``.
 """
 

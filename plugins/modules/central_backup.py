@@ -21,7 +21,7 @@ requirements:
   - requests
   - cryptography
   - "zstandard, where PostgreSQL 16 or newer makes the dump (Debian and Ubuntu: python3-zstandard)"
-  - "isal (optional: verification is about twice as fast)"
+  - "isal (optional: verification is faster)"
 extends_documentation_fragment:
   - odkops.central._api
   - odkops.central._passphrase

@@ -22,7 +22,7 @@ description:
 requirements:
   - cryptography
   - "zstandard or lz4, for a backup that is compressed so (Debian and Ubuntu: python3-zstandard, python3-lz4)"
-  - "isal (optional: about twice as fast)"
+  - "isal (optional: faster)"
 extends_documentation_fragment:
   - odkops.central._passphrase
   - odkops.central._attributes
