@@ -283,3 +283,40 @@ def test_a_name_as_long_as_can_be(tmp_path: Path) -> None:
         directory.commit()
 
     assert names(tmp_path) == [final.name]
+
+
+def test_all_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file, then the directory, then the name, then the directory above, so that a power cut leaves all or nothing."""
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(descriptor: int) -> None:
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def note_rename(source: str, target: str) -> None:
+        done.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    with AtomicDirectory(str(tmp_path / "final")) as directory:
+        partial = names(tmp_path)[0]
+        for name in ("one", "two", "three"):
+            directory.write(name, b"content")
+        directory.commit()
+
+    assert done == ["one", "two", "three", partial, "rename", tmp_path.name]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_no_descriptor_is_left_open(tmp_path: Path, committed: bool) -> None:
+    end(begin(tmp_path / "final"), signal.SIGKILL)
+    before = os.listdir("/proc/self/fd")
+    with AtomicDirectory(str(tmp_path / "final")) as directory:
+        directory.write("one", b"content")
+        directory.write("two", b"content")
+        if committed:
+            directory.commit()
+
+    assert len(os.listdir("/proc/self/fd")) == len(before)
