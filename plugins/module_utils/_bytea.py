@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 
 from ansible_collections.odkops.central.plugins.module_utils._copy_text import NULL
 
 _HEXADECIMAL = b"\\\\x"
+
+_NO_ESCAPE = re.compile(rb"\\(?![0-3][0-7]{2})")
 
 # An escape that a piece may cut: two backslashes and three digits.
 _ESCAPE = 5
@@ -49,6 +52,8 @@ class ByteaDigest:
             self._rest = data[len(data) - odd :]
             self._update(binascii.unhexlify(memoryview(data)[start : len(data) - odd]))
             return
+        if b"\0" in data or b"\r" in data or not data.isascii():
+            raise ValueError("a character that PostgreSQL escapes")
         # Four backslashes are one byte, so a run of them can be divided behind every fourth.
         cut = data.find(b"\\", max(0, len(data) - _ESCAPE))
         if cut < 0:
@@ -84,5 +89,8 @@ def _unescape(data: bytes) -> bytes:
         return data
     if data.count(b"\\\\") * 2 != data.count(b"\\"):
         raise ValueError("a backslash that COPY did not double")
+    data = data.replace(b"\\\\", b"\\")
     # What is left are doubled backslashes and three octal digits behind one; Python has the same two.
-    return data.replace(b"\\\\", b"\\").decode("unicode_escape").encode("iso8859-1")
+    if _NO_ESCAPE.search(data.replace(b"\\\\", b".")):
+        raise ValueError("a backslash without its octal digits")
+    return data.decode("unicode_escape").encode("iso8859-1")

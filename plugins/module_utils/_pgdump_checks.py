@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 
-from ansible_collections.odkops.central.plugins.module_utils._copy_text import read_copy_statement
+from ansible_collections.odkops.central.plugins.module_utils._copy_statement import read_copy_statement
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_sql import LONG_STATEMENT, check_sql, nearly

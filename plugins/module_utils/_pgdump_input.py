@@ -9,6 +9,8 @@ pg_backup_custom.c (_CustomReadFunc, _readBlockHeader).
 
 from __future__ import annotations
 
+import functools
+import struct
 from collections.abc import Iterator
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
@@ -27,6 +29,12 @@ def truncated(where: str) -> CentralError:
         f"The backup was cut short: it ends {where}. The download or the dump stopped before its end; "
         "make another backup.",
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _alike(head: int, length: int, count: int) -> struct.Struct:
+    """So many chunks of one size."""
+    return struct.Struct(f"{head}s{length}s" * count)
 
 
 class ArchiveInput:
@@ -144,6 +152,10 @@ class ArchiveInput:
         pieces: list[bytes] = []
         gathered = 0
         while True:
+            size, found = self._alike(head)
+            if size:
+                pieces += found
+                gathered += size
             buffer, position, end = self._buffer, self._position, len(self._buffer)
             length = -1
             while end - position >= head:
@@ -174,6 +186,25 @@ class ArchiveInput:
                 pieces, gathered = [], 0
             self._position = position + head
             yield from self._long_chunk(length)
+
+    def _alike(self, head: int) -> tuple[int, list[bytes]]:
+        """Take chunks of the buffer that have all the same size, as pg_dump writes them of its own buffer.
+
+        :returns: how many bytes they have, and the bytes
+        """
+        begin = self._position
+        if len(self._buffer) - begin < head or self._buffer[begin]:
+            return 0, []
+        header = self._buffer[begin : begin + head]
+        length = int.from_bytes(header[1:], "little")
+        count = (len(self._buffer) - begin) // (head + length)
+        if length == 0 or count < 2:
+            return 0, []
+        parts = _alike(head, length, count).unpack_from(self._buffer, begin)
+        headers = parts[0::2]
+        same = count if headers.count(header) == count else next(n for n, one in enumerate(headers) if one != header)
+        self._position = begin + same * (head + length)
+        return same * length, list(parts[1 : 2 * same : 2])
 
     def _long_chunk(self, length: int) -> Iterator[bytes]:
         while length > 0:

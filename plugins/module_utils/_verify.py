@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Callable, Optional, Union
 
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error
-from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
+from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact
 from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import Copy, LegacyZip
 from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import (
     HEADER_SIZE,
@@ -38,6 +40,12 @@ ZIP = "zip"
 DEPTHS = ("passphrase", "full", "pg_restore")
 
 Archive = Union[CustomArchive, LegacyZip]
+
+# What damage to a file may look like; where its SHA-256 is known, that it was changed says more.
+_DAMAGE = frozenset(
+    ("truncated", "corrupt", "blob_mismatch", "wrong_passphrase", "dump_failed", "not_a_central_backup", "keys_missing")
+    + ("unsafe_archive", "error_page", "archive_too_new", "archive_too_old", "unsupported_compression")
+)
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _SNIFF = 512
@@ -147,6 +155,22 @@ def verify_stream(
     :raises CentralError: with the diagnosis of what is wrong; the rest of the stream is not read then
     """
     digest = Digesting(source, copy)
+    try:
+        return _verify(digest, expected, on_blob, stored, plain)
+    except CentralError as error:
+        if expected.sha256 is not None and error.diagnosis in _DAMAGE:
+            digest.drain()
+            check_digest(digest.sha256, expected.sha256, f" What is wrong with it: {error.message}")
+        raise
+
+
+def _verify(
+    digest: Digesting,
+    expected: Expectation,
+    on_blob: Callable[[BlobFact], None] | None,
+    stored: BinaryIO | None,
+    plain: Copy | None,
+) -> Verification:
     head = read_exactly(digest, _SNIFF)
     found = _sniff(head, digest)
     passphrase = expected.passphrase or ""
@@ -160,8 +184,8 @@ def verify_stream(
     encrypted = bool(passphrase) and found != PLAIN
     result = _describe(found, encrypted, expected.depth, archive.header)
     if expected.depth != "passphrase":
-        facts = Facts(on_blob)
-        read_blocks(archive.header, archive.entries, archive.blocks(), facts, file=found == ZIP)
+        entries, blocks = archive.entries, archive.blocks()
+        facts = read_blocks(archive.header, entries, blocks, found == ZIP, _stored_size(stored), on_blob)
         facts.check(expected.known_bad_blobs)
         result.size, result.sha256 = digest.size, digest.sha256
         result.tables, result.central = dict(sorted(facts.tables.items())), facts.summary()
@@ -174,6 +198,14 @@ def verify_stream(
             **{key: value for key, value in result.as_dict().items() if key != "diagnosis"},
         )
     return result
+
+
+def _stored_size(stored: BinaryIO | None) -> int | None:
+    """Bytes of the file that holds the backup, so far; None where there is no file."""
+    try:
+        return None if stored is None else os.fstat(stored.fileno()).st_size
+    except io.UnsupportedOperation:
+        return None
 
 
 def _open(
@@ -191,16 +223,17 @@ def _open(
     return CustomArchive(whole)
 
 
-def check_digest(found: str, expected: str | None) -> None:
+def check_digest(found: str, expected: str | None, more: str = "") -> None:
     """Compare SHA-256 values.
 
+    :param more: a sentence for the message, with a space in front
     :raises CentralError: ``tampered``
     """
     if expected is not None and found != expected.lower():
         raise CentralError(
             "tampered",
             f"The file is not the one that was recorded: its SHA-256 is {found}, expected {expected.lower()}. "
-            "It was changed or damaged since; use another backup.",
+            f"It was changed or damaged since; use another backup.{more}",
             sha256=found,
         )
 

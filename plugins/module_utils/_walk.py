@@ -5,45 +5,80 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Callable, Union
+from typing import Callable
 
-from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
-from ansible_collections.odkops.central.plugins.module_utils._copy_text import columns_of
-from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, Table
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import Header, read_encoding
 from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
+from ansible_collections.odkops.central.plugins.module_utils._reading_processes import ReadingProcesses
+from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, Item, TableReader
 
-_Item = Union[Block, bytes, None]
-
-# So much is given to a table at a time, in bytes; a piece of a decompressor may be larger.
-_PIECE = 128 * 1024
+#: a backup of so many bytes or more is worth a second process
+LARGE = 16 * 1024 * 1024
 
 
 def read_blocks(
-    header: Header, entries: list[TocEntry], blocks: Iterable[Block], facts: Facts, file: bool = False
-) -> None:
-    """Decompress and read all data of an archive: each in a thread of its own, since it is read in a third one.
+    header: Header,
+    entries: list[TocEntry],
+    blocks: Iterable[Block],
+    file: bool = False,
+    size: int | None = None,
+    on_blob: Callable[[BlobFact], None] | None = None,
+) -> Facts:
+    """Decompress and read all data of an archive.
+
+    A large file is decompressed in a process of its own, and its rows are read in another one. What comes over a
+    network never keeps two cores busy, and a small file is read before a process is made: there it is threads.
 
     :param blocks: the blocks, as :meth:`CustomArchive.blocks` gives them
     :param file: the blocks are files of the directory format
-    :raises CentralError: ``truncated``, ``corrupt``, ``missing_required_lib``, ...
+    :param size: bytes of the backup where it is a file, else None
+    :param on_blob: called with each row of ``blobs``, in another thread
+    :returns: what the rows say
+    :raises CentralError: ``truncated``, ``corrupt``, ``missing_required_lib``, ``process_killed``, ...
     """
+    facts = Facts(on_blob)
     _check_entries(entries)
     facts.encoding = next((read_encoding(entry) for entry in entries if entry.description == "ENCODING"), None)
-    with Worker(_TableReader(facts).take) as reading:
-        decompressing = _Decompressing(header.compression, file, reading.put)
-        with Worker(decompressing.take) as worker:
-            for block in blocks:
-                worker.put(block)
-                for piece in block.pieces:
-                    worker.put(piece)
-                worker.put(None)
-            worker.finish()
-        reading.finish()
+    if size is not None and size >= LARGE and (os.cpu_count() or 1) > 1:
+        try:
+            processes = ReadingProcesses(header.compression, file, entries, facts, on_blob)
+        except OSError:
+            pass  # No process can be had: threads do it, too.
+        else:
+            with processes:
+                _all([lambda: _feed(blocks, processes.put), processes.finish])
+            return processes.facts
+    with Worker(TableReader(facts).take) as reading:
+        with Worker(Decompressing(header.compression, file, reading.put).take) as decompressing:
+            _all([lambda: _feed(blocks, decompressing.put), decompressing.finish, reading.finish])
+    return facts
+
+
+def _all(steps: list[Callable[[], None]]) -> None:
+    """Do each step, even after an error. The last one's is raised: what is found further down stands earlier in the file."""
+    latest: CentralError | None = None
+    for step in steps:
+        try:
+            step()
+        except CentralError as error:
+            latest = error
+    if latest is not None:
+        raise latest
+
+
+def _feed(blocks: Iterable[Block], put: Callable[[Item], None]) -> None:
+    for block in blocks:
+        put(block)
+        for piece in block.pieces:
+            put(piece)
+        put(None)
 
 
 def _check_entries(entries: list[TocEntry]) -> None:
@@ -55,79 +90,3 @@ def _check_entries(entries: list[TocEntry]) -> None:
         if name in names or not entry.has_data:
             raise corrupt(f"its table of contents has the data of {entry.name} twice, or not at all")
         names.add(name)
-
-
-class _Decompressing:
-    """Takes a block, its compressed pieces, and None for its end, again and again; passes the same on, decompressed.
-
-    What is in no table is decompressed, and goes no further.
-    """
-
-    def __init__(self, compression: str, file: bool, pass_on: Callable[[_Item], None]) -> None:
-        self._compression = compression
-        self._file = file
-        self._pass_on = pass_on
-        self._may_be_empty = False
-        self._in_table = False
-        self._pieces: list[bytes] = []
-        self._gathered = 0
-
-    def take(self, item: _Item) -> None:
-        if isinstance(item, Block):
-            self._begin(item)
-        elif item is None:
-            if not self._may_be_empty:
-                self._decompressor.finish()
-            self._flush()
-            self._pass_on(None)
-        else:
-            self._may_be_empty = False
-            for data in self._decompressor.feed(item):
-                if self._in_table:
-                    self._pieces.append(data)
-                    self._gathered += len(data)
-                    if self._gathered >= _PIECE:
-                        self._flush()
-
-    def _begin(self, block: Block) -> None:
-        self._decompressor = decompressor(self._compression, block.entry.name, self._file)
-        # pg_dump makes a file of no bytes at all of an empty large object, where it compresses by lz4 or zstd.
-        self._may_be_empty = self._file and block.large_object is not None and self._compression in ("lz4", "zstd")
-        self._in_table = block.entry.description == "TABLE DATA"
-        self._pass_on(block)
-
-    def _flush(self) -> None:
-        """Pass on what was gathered: a hostile stream may decompress to single bytes."""
-        if self._pieces:
-            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces, self._gathered = [], 0
-            self._pass_on(data)
-
-
-class _TableReader:
-    """Takes a block, its data, and None for its end, again and again, and gives the rows of tables to the facts."""
-
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
-        self._table: Table | None = None
-        self._name = ""
-
-    def take(self, item: _Item) -> None:
-        if isinstance(item, Block):
-            self._begin(item.entry)
-        elif self._table is None:
-            return
-        elif item is None:
-            self._facts.tables[self._name] = self._table.finish()
-            self._table = None
-        else:
-            self._table.feed(item)
-
-    def _begin(self, entry: TocEntry) -> None:
-        self._name = entry.name
-        self._table = None
-        if entry.description == "TABLE DATA":
-            columns = columns_of(entry.copy_statement)
-            if columns is None:
-                raise corrupt(f"the data of {entry.name} is not in the form of COPY")
-            self._table = self._facts.table(entry.namespace, entry.tag, columns)

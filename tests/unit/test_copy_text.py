@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils import _copy_text
 from ansible_collections.odkops.central.plugins.module_utils._bytea import ByteaDigest
+from ansible_collections.odkops.central.plugins.module_utils._copy_statement import columns_of
 from ansible_collections.odkops.central.plugins.module_utils._copy_text import (
     CopyCounter,
     CopyMatches,
     CopyRows,
-    columns_of,
     text_of,
     unescape,
 )

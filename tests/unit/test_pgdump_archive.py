@@ -10,7 +10,7 @@ import io
 import re
 
 import pytest
-from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts, LinkFact
+from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, LinkFact
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import CustomArchive
 from ansible_collections.odkops.central.plugins.module_utils._walk import read_blocks
 
@@ -72,9 +72,8 @@ def test_the_table_of_contents_is_that_of_pg_restore(major: int) -> None:
 @pytest.mark.parametrize("method", ["gzip", "none"])
 def test_what_a_dump_says_of_its_central(method: str) -> None:
     blobs: list[BlobFact] = []
-    facts = Facts(blobs.append)
     archive = CustomArchive(io.BytesIO(archives(15).read("nasty", method)))
-    read_blocks(archive.header, archive.entries, archive.blocks(), facts)
+    facts = read_blocks(archive.header, archive.entries, archive.blocks(), on_blob=blobs.append)
     facts.check()
     summary = facts.summary()
     assert summary["version"] == '2026.1.2 \t "é"'

@@ -104,6 +104,17 @@ def test_another_file_than_the_recorded_one(tmp_path: Path, encrypted: bytes) ->
     assert refused(tmp_path, encrypted, sha256="0" * 64).diagnosis == "tampered"
 
 
+def test_what_was_recorded_tells_damage_from_other_faults(tmp_path: Path, encrypted: bytes) -> None:
+    digest = hashlib.sha256(encrypted).hexdigest()
+    damaged = [encrypted[:-1], encrypted[:16], encrypted + b"x", flipped(encrypted, 3, 1), flipped(encrypted, 10, 1)]
+    for data in [*damaged, flipped(encrypted, len(encrypted) - 200, 3), b"<html></html>", b"PK\x03\x04"]:
+        found = refused(tmp_path, data, sha256=digest)
+        assert found.diagnosis == "tampered"
+        assert found.details["sha256"] == hashlib.sha256(data).hexdigest()
+    assert "cut short" in str(refused(tmp_path, encrypted[:-1], sha256=digest)), "what is wrong is said, too"
+    assert refused(tmp_path, encrypted, "another passphrase", sha256=digest).diagnosis == "wrong_passphrase"
+
+
 def test_an_archive_that_is_not_encrypted_is_read_all_the_same(tmp_path: Path) -> None:
     data = archives(15).read()
     found = refused(tmp_path, data)

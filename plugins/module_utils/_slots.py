@@ -1,0 +1,105 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Large pieces of data from one process to another that was forked from it, in memory that both share.
+
+The memory has slots that are used in turn. One pipe carries messages, which say what is in the next slot; another one says
+when a slot is free again. Each message has the same few bytes, which a pipe never divides (POSIX: PIPE_BUF). Either side
+notices when the other one ends, since its pipes end then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+
+#: bytes of a slot
+SLOT = 256 * 1024
+
+_SLOTS = 16
+_MESSAGE = struct.Struct("<BQ")
+_FREE = b"."
+
+
+class Slots:
+    """One direction between two processes. Made before the fork; each process then says which side it is."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _SLOTS * SLOT)
+        self._view = memoryview(self._memory)
+        self._message_out, self._message_in = os.pipe()
+        self._free_out, self._free_in = os.pipe()
+        self._free = _SLOTS
+        self._next = 0
+
+    def sends(self) -> None:
+        """This process sends."""
+        os.close(self._message_out)
+        os.close(self._free_in)
+        self._message_out = self._free_in = -1
+
+    def receives(self) -> None:
+        """This process receives."""
+        os.close(self._message_in)
+        os.close(self._free_out)
+        self._message_in = self._free_out = -1
+
+    def send_number(self, kind: int, number: int = 0) -> None:
+        """Send a message without data.
+
+        :param kind: 0 to 255
+        :param number: 0 to 2**64 - 1
+        :raises EOFError: the other side has ended
+        """
+        try:
+            os.write(self._message_in, _MESSAGE.pack(kind, number))
+        except BrokenPipeError as error:
+            raise EOFError from error
+
+    def send(self, kind: int, data: bytes) -> None:
+        """Send data, in as many messages as it needs; waits while no slot is free.
+
+        :raises EOFError: the other side has ended
+        """
+        for start in range(0, len(data), SLOT):
+            part = data if len(data) <= SLOT else data[start : start + SLOT]
+            if self._free == 0:
+                self._free = len(os.read(self._free_out, _SLOTS))
+                if self._free == 0:
+                    raise EOFError
+            begin = self._next * SLOT
+            self._view[begin : begin + len(part)] = part
+            self._free -= 1
+            self._next = (self._next + 1) % _SLOTS
+            self.send_number(kind, len(part))
+
+    def receive(self) -> tuple[int, int]:
+        """Kind and number of the next message. Where it has data, :meth:`data` has to follow.
+
+        :raises EOFError: the other side has ended
+        """
+        message = os.read(self._message_out, _MESSAGE.size)
+        if len(message) < _MESSAGE.size:
+            raise EOFError
+        kind, number = _MESSAGE.unpack(message)
+        return kind, number
+
+    def data(self, size: int) -> bytes:
+        """The data of the message that was just received, so many bytes; its slot is free then."""
+        begin = self._next * SLOT
+        data = bytes(self._view[begin : begin + size])
+        self._next = (self._next + 1) % _SLOTS
+        with contextlib.suppress(BrokenPipeError):  # The other side has sent its last, and has ended.
+            os.write(self._free_in, _FREE)
+        return data
+
+    def close(self) -> None:
+        """Give everything back, or say that this process is neither side."""
+        for descriptor in (self._message_out, self._message_in, self._free_out, self._free_in):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._message_out = self._message_in = self._free_out = self._free_in = -1
+        self._view.release()
+        self._memory.close()

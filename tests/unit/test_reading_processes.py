@@ -1,0 +1,227 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Large files are read by several processes: they find what threads find, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.odkops.central.plugins.module_utils import _reading_processes, _walk
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact
+from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT
+from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, Verification, verify_file
+
+from support.archives import PASSPHRASE, archives, methods, openssl
+from support.directory_dumps import directory_dumps
+from support.legacy_zip_writer import make
+from support.pgdump_writer import Writer, central, table
+from support.verifying import flips
+
+OPENED = Expectation(passphrase=PASSPHRASE)
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[_reading_processes.ReadingProcesses]:
+    """Every file is large enough for processes; the list has what was made."""
+    made: list[_reading_processes.ReadingProcesses] = []
+
+    class Noted(_reading_processes.ReadingProcesses):
+        def __enter__(self) -> _reading_processes.ReadingProcesses:
+            made.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(_walk, "LARGE", 0)
+    monkeypatch.setattr(_walk, "ReadingProcesses", Noted)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> object:
+    """No process and no descriptor is left of any test."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Verification | str, list[BlobFact]]]:
+    """What processes and what threads say of a file, and the blobs that they name."""
+    results: list[tuple[Verification | str, list[BlobFact]]] = []
+    for large in (0, 1 << 60):
+        monkeypatch.setattr(_walk, "LARGE", large)
+        blobs: list[BlobFact] = []
+        try:
+            results.append((verify_file(str(path), OPENED, blobs.append), blobs))
+        except CentralError as error:
+            results.append((f"{error.diagnosis}: {error.message} {error.details}", []))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("major", "method"), [(major, method) for major in (15, 17) for method in methods(major) if "9" not in method]
+)
+def test_the_same_as_threads(
+    major: int,
+    method: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: list[_reading_processes.ReadingProcesses],
+) -> None:
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(archives(major).read("nasty", method)))
+    first, second = both(path, monkeypatch)
+    assert first == second
+    assert isinstance(first[0], Verification)
+    assert first[1], "the database of this test has blobs"
+    assert len(processes) == 1, "only one of the two readings was to be by processes"
+
+
+def test_the_same_of_a_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    path = tmp_path / "backup.zip"
+    path.write_bytes(make(directory_dumps().read("small")))
+    first, second = both(path, monkeypatch)
+    assert first == second
+    assert isinstance(first[0], Verification)
+    assert len(processes) == 1
+
+
+@pytest.mark.parametrize("method", ["gzip", "none"])
+def test_the_same_of_damaged_files(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
+) -> None:
+    whole = openssl(archives(15).read("nasty", method))
+    path = tmp_path / "backup"
+    rng = random.Random(7)
+    damaged = [whole[: rng.randrange(len(whole) // 4, len(whole))] for _ in range(6)]
+    for position, bit in flips(rng, len(whole) // 4, len(whole), 12):
+        damaged.append(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+    found = 0
+    for number, data in enumerate([*damaged, whole + b"x"]):
+        path.write_bytes(data)
+        first, second = both(path, monkeypatch)
+        assert first[0] == second[0], number
+        found += isinstance(first[0], str)
+    assert len(processes) == len(damaged) + 1
+    assert found > len(damaged) // 2, "some flips are seen by nobody where nothing is compressed, but not that many"
+
+
+def test_rows_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    rows = [
+        f"{number}\t{'z' * size}" for number, size in enumerate((0, 1, SLOT - 3, SLOT, SLOT + 1, 5 * SLOT, 20 * SLOT))
+    ]
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(Writer().archive([*central(), table(900, "long", "a, b", *rows)])))
+    first, second = both(path, monkeypatch)
+    assert first == second
+    assert isinstance(first[0], Verification)
+    assert (first[0].tables or {})["public.long"] == len(rows)
+
+
+def test_what_on_blob_raises_is_raised(tmp_path: Path, processes: list[object]) -> None:
+    def refuse(blob: BlobFact) -> None:
+        raise CentralError("corrupt", f"no blob {blob.id}")
+
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(archives(15).read("nasty")))
+    with pytest.raises(CentralError, match="no blob"):
+        verify_file(str(path), OPENED, refuse)
+    assert processes
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed(
+    victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(archives(15).read("nasty")))
+    feed = _walk._feed
+
+    def kill_then_feed(blocks: object, put: object) -> None:
+        os.kill(processes[-1]._processes[victim], signal.SIGKILL)
+        time.sleep(0.1)
+        feed(blocks, put)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_walk, "_feed", kill_then_feed)
+    with pytest.raises(CentralError) as caught:
+        verify_file(str(path), OPENED)
+    assert caught.value.diagnosis == "process_killed"
+
+
+@pytest.mark.parametrize("possible", [0, 1])
+def test_where_no_process_can_be_had_threads_do_it(
+    possible: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fork
+    forks: list[int] = []
+
+    def fork() -> int:
+        if len(forks) == possible:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        forks.append(1)
+        return real()
+
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(archives(15).read("nasty")))
+    expected = verify_file(str(path), OPENED)
+    monkeypatch.setattr(_walk, "LARGE", 0)
+    monkeypatch.setattr(os, "fork", fork)
+    assert verify_file(str(path), OPENED) == expected
+
+
+SCRIPT = """
+import sys, time
+from ansible_collections.odkops.central.plugins.module_utils import _walk
+from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_file
+_walk.LARGE = 0
+feed = _walk._feed
+def slowly(blocks, put):
+    def wait(item):
+        put(item)
+        time.sleep(0.05)
+    print("begun", flush=True)
+    feed(blocks, wait)
+_walk._feed = slowly
+verify_file(sys.argv[1], Expectation(passphrase=sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_stays_of_a_reader_that_is_killed(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(archives(15).read("nasty")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCRIPT, str(path), PASSPHRASE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"begun\n"
+        children = Path(f"/proc/{reader.pid}/task/{reader.pid}/children").read_text("ascii").split()
+        assert len(children) == 2
+        reader.send_signal(number)
+        # The pipe ends when the last process that has it has ended.
+        assert reader.stdout.read() == b""
+    deadline = time.monotonic() + 20
+    while any(_runs(child) for child in children):
+        assert time.monotonic() < deadline, "a process outlives the one that it worked for"
+        time.sleep(0.05)
+
+
+def _runs(process: str) -> bool:
+    try:
+        return "\tZ" not in Path(f"/proc/{process}/status").read_text("ascii")
+    except OSError:
+        return False
