@@ -220,6 +220,15 @@ SERVER: dict[str, Diagnosis] = {
         "The Central's host does not accept the SSH key.",
         "Check `ssh_user`, `ssh_key_file`, and authorized_keys on that host.",
     ),
+    "lease_held": Diagnosis(
+        "Another backup, restore or drill is at work on the Central.",
+        "Wait for its end: the message says whose it is and when it expires. `central_lease` with `state: broken` ends the "
+        "lease of a run that is known to be dead.",
+    ),
+    "lease_lost": Diagnosis(
+        "The run does not hold its lease on the Central any more: it expired, was broken, or the host was started anew.",
+        "Begin the run again; see who has the lease with `central_lease`.",
+    ),
     "s3_refused": Diagnosis(
         "The S3 server refuses the keys, or they give no right to read.",
         "Check access key, secret key and region, the clock of this host, and that the policy allows `s3:GetObject`.",

@@ -6,52 +6,27 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any, Optional
+from typing import Any
 
 from ansible_collections.odkops.central.plugins.module_utils._api import Client, Credentials
 from ansible_collections.odkops.central.plugins.module_utils._api_url import Transport
 from ansible_collections.odkops.central.plugins.module_utils._atomic import AtomicFile
+from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Stopwatch, Terms
 from ansible_collections.odkops.central.plugins.module_utils._destination import ZIP_SUFFIX, Destination
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._passphrase import check_strength
-from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_stream
+from ansible_collections.odkops.central.plugins.module_utils._rate_limit import limited
+from ansible_collections.odkops.central.plugins.module_utils._verify import verify_stream
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be downloaded, from where, to where.
-
-    :param passphrase: None for a backup that anybody can read
-    :param expected_size: bytes that the backup will need, or None for the size of the last one in the directory
-    :param known_bad_blobs: ids of blobs whose content is known to be wrong in the live database
-    """
+    """What is to be downloaded, from where, and how it is to be kept."""
 
     transport: Transport
     credentials: Credentials
-    dest: str
-    passphrase: Optional[str]
-    allow_unencrypted: bool = False
-    allow_weak_passphrase: bool = False
-    expected_size: Optional[int] = None
-    known_bad_blobs: frozenset[int] = frozenset()
-
-    def check(self) -> None:
-        """See whether the passphrase may be used.
-
-        :raises CentralError: ``no_passphrase``, ``weak_passphrase``
-        """
-        if self.passphrase:
-            check_strength(self.passphrase, self.allow_weak_passphrase)
-        elif not self.allow_unencrypted:
-            raise CentralError(
-                "no_passphrase",
-                "No passphrase was given, so anybody who finds the backup could read it. Give passphrase or "
-                "passphrase_file, or allow_unencrypted=true to do without.",
-            )
+    terms: Terms
 
 
 def rehearse(request: Request) -> dict[str, Any]:
@@ -60,8 +35,8 @@ def rehearse(request: Request) -> dict[str, Any]:
     :returns: ``free`` (bytes), ``warnings`` (list)
     :raises CentralError: with the diagnosis of what is wrong
     """
-    request.check()
-    free = Destination(request.dest).check(request.expected_size)
+    request.terms.check()
+    free = Destination(request.terms.dest).check(request.terms.expected_size)
     with _client(request) as client:
         client.check_right()
     return {"free": free, "warnings": client.warnings}
@@ -74,13 +49,13 @@ def download(request: Request) -> dict[str, Any]:
         ``elapsed`` (seconds), ``warnings`` (list)
     :raises CentralError: with the diagnosis of what is wrong; nothing is left at the destination then
     """
-    request.check()
-    destination = Destination(request.dest)
-    destination.check(request.expected_size)
+    request.terms.check()
+    destination = Destination(request.terms.dest)
+    destination.check(request.terms.expected_size)
     with _client(request) as client:
         try:
             destination.make()
-            found = _fetch(client, request, destination)
+            found = _fetch(client, request.terms, destination)
         except BaseException:
             destination.unmake()
             raise
@@ -99,27 +74,15 @@ def _client(request: Request) -> Iterator[Client]:
         raise
 
 
-def _fetch(client: Client, request: Request, destination: Destination) -> dict[str, Any]:
-    expected = Expectation(
-        passphrase=request.passphrase,
-        known_bad_blobs=request.known_bad_blobs,
-        allow_unencrypted=request.allow_unencrypted,
-    )
-    started, clock = _now(), time.monotonic()
-    with client.backup(request.passphrase) as incoming:
-        path = destination.path(
-            incoming.disposition, f"central-backup-{started:%Y-%m-%dT%H-%M-%S}.{_milliseconds(started)}Z"
-        )
+def _fetch(client: Client, terms: Terms, destination: Destination) -> dict[str, Any]:
+    watch = Stopwatch()
+    with client.backup(terms.passphrase) as incoming:
+        path = destination.path(incoming.disposition, watch.name)
         with _warning_of_leftovers(client, path), AtomicFile(path) as file:
-            found = verify_stream(incoming, expected, copy=file.write, stored=file.file)
+            source = limited(incoming, terms.rate_limit)
+            found = verify_stream(source, terms.expectation, copy=file.write, stored=file.file)
             file.commit()
-    return {
-        **found.as_dict(),
-        "path": path,
-        "started_at": _iso(started),
-        "finished_at": _iso(_now()),
-        "elapsed": round(time.monotonic() - clock, 3),
-    }
+    return {**found.as_dict(), "path": path, **watch.stop()}
 
 
 @contextlib.contextmanager
@@ -133,15 +96,3 @@ def _warning_of_leftovers(client: Client, path: str) -> Iterator[None]:
                 "first. A backup that is broken off leaves it there: look for /tmp/tmp-* in that container and remove it."
             )
         raise
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _milliseconds(moment: datetime) -> str:
-    return f"{moment.microsecond // 1000:03d}"
-
-
-def _iso(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{_milliseconds(moment)}Z"

@@ -265,7 +265,7 @@ def _write_and_rename(
     makes_salt = passphrase is not None and salt is None
     try:
         if makes_salt:
-            salt = repository.make_key_id_salt(central, _salt_of_newest(repository, central))
+            salt = repository.make_key_id_salt(central, salt_of_newest(repository, central))
         sealed = _manifest.seal(manifest, passphrase, salt)
         with AtomicFile(os.path.join(partial, _manifest.MANIFEST_FILE)) as file:
             file.write(_manifest.render(sealed))
@@ -281,7 +281,7 @@ def _write_and_rename(
     return sealed
 
 
-def _salt_of_newest(repository: Repository, central: str) -> bytes | None:
+def salt_of_newest(repository: Repository, central: str) -> bytes | None:
     """Find the key id salt in the newest set: should its file be lost, key ids stay what they were."""
     for entry in repository.sets(central):
         with contextlib.suppress(CentralError):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Callable, Optional, Union
 
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error
-from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact
+from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
 from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import Copy, LegacyZip
 from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import (
     HEADER_SIZE,
@@ -107,10 +107,12 @@ def verify_file(
     expected: Expectation,
     on_blob: Callable[[BlobFact], None] | None = None,
     plain: Copy | None = None,
+    on_facts: Callable[[Facts], None] | None = None,
 ) -> Verification:
     """Verify the backup in the file `path`.
 
     :param on_blob: called with each row of ``blobs``
+    :param on_facts: called with what the rows say, once all is well
     :param plain: called with all that is decrypted, as :func:`verify_stream` does
     :raises CentralError: with the diagnosis of what is wrong
     """
@@ -119,7 +121,7 @@ def verify_file(
     except OSError as error:
         raise reading_error(error, path) from error
     with file:
-        return verify_stream(_FileReader(file, path), expected, on_blob, stored=file, plain=plain)
+        return verify_stream(_FileReader(file, path), expected, on_blob, stored=file, plain=plain, on_facts=on_facts)
 
 
 class _FileReader:
@@ -144,6 +146,7 @@ def verify_stream(
     copy: Callable[[bytes], object] | None = None,
     stored: BinaryIO | None = None,
     plain: Copy | None = None,
+    on_facts: Callable[[Facts], None] | None = None,
 ) -> Verification:
     """Verify a backup while it streams by.
 
@@ -152,11 +155,12 @@ def verify_stream(
     :param stored: the same bytes as a file, once they have been read: a zip begins at its end
     :param plain: called with a file's name and its next piece, for all that is decrypted, before it is looked at: the
         files of a dump in the directory format from a zip, else one file without a name
+    :param on_facts: called with what the rows say, once all is well
     :raises CentralError: with the diagnosis of what is wrong; the rest of the stream is not read then
     """
     digest = Digesting(source, copy)
     try:
-        return _verify(digest, expected, on_blob, stored, plain)
+        return _verify(digest, expected, on_blob, stored, plain, on_facts)
     except CentralError as error:
         if expected.sha256 is not None and error.diagnosis in _DAMAGE:
             digest.drain()
@@ -170,6 +174,7 @@ def _verify(
     on_blob: Callable[[BlobFact], None] | None,
     stored: BinaryIO | None,
     plain: Copy | None,
+    on_facts: Callable[[Facts], None] | None,
 ) -> Verification:
     head = read_exactly(digest, _SNIFF)
     found = _sniff(head, digest)
@@ -190,6 +195,8 @@ def _verify(
         result.size, result.sha256 = digest.size, digest.sha256
         result.tables, result.central = dict(sorted(facts.tables.items())), facts.summary()
         check_digest(result.sha256, expected.sha256)
+        if on_facts is not None:
+            on_facts(facts)
     if found == PLAIN:
         raise CentralError(
             "unencrypted",

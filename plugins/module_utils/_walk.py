@@ -55,9 +55,11 @@ def read_blocks(
             with processes:
                 _all([lambda: _feed(blocks, processes.put), processes.finish])
             return processes.facts
-    with Worker(TableReader(facts).take) as reading:
-        with Worker(Decompressing(header.compression, file, reading.put).take) as decompressing:
-            _all([lambda: _feed(blocks, decompressing.put), decompressing.finish, reading.finish])
+    with (
+        Worker(TableReader(facts).take) as reading,
+        Worker(Decompressing(header.compression, file, reading.put).take) as decompressing,
+    ):
+        _all([lambda: _feed(blocks, decompressing.put), decompressing.finish, reading.finish])
     return facts
 
 

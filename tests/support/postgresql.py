@@ -66,7 +66,7 @@ class PostgreSQL:
     def _unpack(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="odkops-apt-") as name:
-            debs = _download(Path(name), RELEASES[self.major], f"postgresql-{self.major}")
+            debs = download(Path(name), RELEASES[self.major], f"postgresql-{self.major}")
             self.root.mkdir()
             for folder in ("bin", "sbin", "lib", "lib64"):
                 (self.root / "usr" / folder).mkdir(parents=True)
@@ -179,7 +179,7 @@ class Server:
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "TZ": "UTC", "PGTZ": "UTC"}
 
 
-def _download(folder: Path, release: str, package: str) -> list[Path]:
+def download(folder: Path, release: str, package: str) -> list[Path]:
     """Download a package and what it loads, with apt's own dependency resolution and signatures."""
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)

@@ -40,10 +40,17 @@ def pg_restore_command(demo: Demo, archive_version: str) -> list[str]:
     return ["docker", "exec", "-i", demo.container("service"), "pg_restore"]
 
 
+def decrypt(path: Path, passphrase_file: Path) -> str:
+    """The shell command by which anyone can decrypt a part."""
+    command = ["openssl", "enc", "-d", "-chacha20", "-pbkdf2", "-pass", f"file:{passphrase_file}", "-in", str(path)]
+    return shlex.join(command)
+
+
 def check_command(database: Path, passphrase_file: Path, redirection: str, reader: list[str], *options: str) -> str:
     """The shell command by which anyone can check the database part."""
-    decrypt = ["openssl", "enc", "-d", "-chacha20", "-pbkdf2", "-pass", f"file:{passphrase_file}", "-in", str(database)]
-    return f"{shlex.join(decrypt)} {redirection}".rstrip() + f" \\\n    | {shlex.join([*reader, *options])}"
+    return (
+        f"{decrypt(database, passphrase_file)} {redirection}".rstrip() + f" \\\n    | {shlex.join([*reader, *options])}"
+    )
 
 
 def run(command: str, pipefail: str = "-o") -> str:
@@ -76,12 +83,18 @@ def report(demo: Demo, folder: Path, passphrase_file: Path) -> None:
     print(f"\nThe set is in\n  {folder}\nand holds")
     for file in sorted(folder.iterdir()):
         print(f"  {file.stat().st_size:>12,} bytes  {file.name}")
+    for name, reason in manifest["absent"].items():
+        print(f"  absent: {name}. {reason}")
     print(f"Central {held['central']['version']}, PostgreSQL {part['server_version']}")
     print(f"Rows: {largest(held['tables'])}, ...")
     print(
         f"\nCheck it without us, with nothing but openssl and pg_restore. What is in it ({entries} entries, just tried):"
     )
     print(f"  {listing}\nand every byte of it, in silence if all is well (just tried):\n  {whole}")
+    for name in ("enketo", "config"):
+        command = f"{decrypt(folder / manifest['parts'][name]['file'], passphrase_file)} | tar -t"
+        members = run(command).split()
+        print(f"the part {name}, {len(members)} files (just tried):\n  {command}")
     print(
         f"\nThe passphrase is in {passphrase_file}. Keep a copy of it elsewhere: without it the backup is worth nothing."
     )
@@ -92,8 +105,15 @@ def main() -> None:
     action, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     repository, passphrase_file = folder / "backups", folder / "passphrase"
     if action == "prepare":
-        variables = {"central_repository": str(repository), "central_passphrase_file": str(passphrase_file)}
-        write_inventory(folder / "inventory.yml", {name: ensure_demo(name)}, **variables)
+        demo = ensure_demo(name)
+        variables = {
+            "central_repository": str(repository),
+            "central_passphrase_file": str(passphrase_file),
+            # The way to Enketo's Redis and secrets and to the configuration. The API alone would give the database.
+            "central_project_directory": str(demo["compose_dir"]),
+            "central_project": str(demo["compose_project"]),
+        }
+        write_inventory(folder / "inventory.yml", {name: demo}, **variables)
     else:
         report(Demo.load(name), newest_set(repository, name), passphrase_file)
 

@@ -105,7 +105,7 @@ def test_the_same_of_damaged_files(
     whole = openssl(archives(15).read("nasty", method))
     path = tmp_path / "backup"
     rng = random.Random(7)
-    damaged = [whole[: rng.randrange(len(whole) // 4, len(whole))] for _ in range(6)]
+    damaged = [whole[: rng.randrange(len(whole) // 4, len(whole))] for _cut in range(6)]
     for position, bit in flips(rng, len(whole) // 4, len(whole), 12):
         damaged.append(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
     found = 0

@@ -1,0 +1,109 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The objects of a set's list against the pool: is each there, and is it what its name says. Nothing is written."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any, Callable
+
+from ansible_collections.odkops.central.plugins.module_utils._blob_fetch import PoolRemote, hash_files
+from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry, read_blob_list
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._pool import Pool
+from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone
+
+#: each object is decrypted and hashed
+CONTENT = "content"
+#: each object is there, and its size is right
+PRESENCE = "presence"
+DEPTHS = (CONTENT, PRESENCE)
+
+_BATCH = 5000
+_SHOWN = 20
+
+
+def check_objects(
+    pool: Pool,
+    list_path: str,
+    passphrase: str | None,
+    depth: str,
+    rclone: Callable[[], Rclone],
+    temporary: str,
+) -> dict[str, Any]:
+    """Look for each object of the list in the file `list_path`.
+
+    :param depth: :data:`CONTENT` or :data:`PRESENCE`
+    :param temporary: a directory for lists of names
+    :returns: ``checked``, ``absent`` (the list says so itself: purged, or known to be lost), ``size`` (bytes), ``depth``
+    :raises CentralError: ``missing_blob``, ``corrupt``, ``rclone_failed``, ``unreadable``
+    """
+    checked = absent = size = 0
+    missing: list[str] = []
+    wrong: list[str] = []
+    for batch in _batches(list_path):
+        there = []
+        for entry in batch:
+            if entry.absent is not None:
+                absent += 1
+                continue
+            checked += 1
+            size += entry.size or 0
+            problem = _stored(pool, entry)
+            if problem is None:
+                there.append(entry)
+            else:
+                (missing if problem == "missing" else wrong).append(entry.name)
+        if depth == CONTENT and there:
+            wrong += _damaged(pool, there, passphrase, rclone(), temporary)
+    if missing or wrong:
+        raise _lost(pool, missing, wrong)
+    return {"checked": checked, "absent": absent, "size": size, "depth": depth}
+
+
+def _batches(list_path: str) -> Iterator[list[BlobEntry]]:
+    entries = read_blob_list(list_path)
+    while batch := list(itertools.islice(entries, _BATCH)):
+        yield batch
+
+
+def _stored(pool: Pool, entry: BlobEntry) -> str | None:
+    """Say what is wrong with the file of an object, or None."""
+    try:
+        found = os.lstat(pool.object_path(entry))
+    except OSError:
+        return "missing"
+    if not stat.S_ISREG(found.st_mode):
+        return "missing"
+    return None if entry.size is None or pool.content_size(found.st_size) == entry.size else "wrong"
+
+
+def _damaged(pool: Pool, entries: list[BlobEntry], passphrase: str | None, rclone: Rclone, temporary: str) -> list[str]:
+    """Read objects through the decryption; return the names of those that are not what they were."""
+    names = os.path.join(temporary, "names")
+    with open(os.open(names, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.writelines(f"{pool.relative_name(entry)}\n" for entry in entries)
+    remote = PoolRemote(passphrase if pool.encrypted else None, pool.objects)
+    found, _problems = hash_files(rclone, remote, temporary, ["sha1"], names)
+    return [entry.name for entry in entries if found.get(pool.relative_name(entry), {}).get("sha1") != entry.sha1]
+
+
+def _lost(pool: Pool, missing: list[str], wrong: list[str]) -> CentralError:
+    clauses = [
+        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
+        for names, what in ((missing, "missing"), (wrong, "damaged"))
+        if names
+    ]
+    return CentralError(
+        "missing_blob",
+        f"Objects of the set are not in the pool {pool.path} as they were: {'; '.join(clauses)}. The next backup fetches again "
+        "what the Central still has in S3.",
+        missing=len(missing),
+        missing_objects=missing[:_SHOWN],
+        wrong=len(wrong),
+        wrong_objects=wrong[:_SHOWN],
+    )
