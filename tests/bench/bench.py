@@ -10,26 +10,26 @@ Prints a table and the goals; judges nothing by its exit code, but fails when a 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
 import secrets
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from bench.dump import bench_dump
+from bench.playbook import bench_playbook
+from bench.subjects import ansible_subject, curl_subject, emptied, goal, module_subject
 from bench.timing import Subject, alternate, paired_ratio, table
 
-from support.demo import Demo, DemoError, central
-from support.inventory import write_inventory
-from support.modules import module_command, module_environment, parse_answer, wire_arguments
+from support.demo import Demo, DemoError, central, ensure_demo
 from support.paths import BIN, ROOT
 
 DEMO = "odkbench"
+BENCHES = ("backup", "dump", "verify", "blobs", "playbook")
 MEMORY_GOAL = 150  # MiB, of either module, whatever the size
 BLOB_SIZE = 1_000_000
 
@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--release", default="bookworm", help="of the demo Central: bookworm (gzip) or trixie (zstd)")
     parser.add_argument("--megabytes", type=int, default=1000, help="of the demo's database: two thirds are blobs")
     parser.add_argument("--rounds", type=int, default=2, help="how often each command runs (default 2: A B A B)")
-    parser.add_argument("--only", choices=("backup", "verify"), help="one of the two benches")
+    parser.add_argument("--only", choices=BENCHES, help="one of the benches")
     parser.add_argument("--without-ansible", action="store_true", help="leave out the runs through `ansible`")
     return parser.parse_args()
 
@@ -70,8 +70,6 @@ def database_size(demo: Demo) -> int:
 
 def version(*command: str) -> str:
     """The first line that a program prints of its version."""
-    import subprocess
-
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (done.stdout or done.stderr).splitlines()[0].strip()
 
@@ -95,89 +93,14 @@ def machine() -> str:
     )
 
 
-def answer_checker(sizes: dict[str, int], name: str) -> Callable[[bytes], None]:
-    """Check a module's answer, and remember the size it tells."""
-
-    def check(output: bytes) -> None:
-        text = output.decode("utf-8", "replace")
-        answer = parse_answer(text) or _answer_of_ansible(text)
-        if answer.get("diagnosis") != "ok":
-            raise RuntimeError(f"{name} answered {text[-1000:]}")
-        sizes[name] = answer["size"]
-
-    return check
-
-
-def _answer_of_ansible(text: str) -> dict[str, Any]:
-    _head, _arrow, body = text.partition("=> ")
-    try:
-        return dict(json.loads(body))
-    except json.JSONDecodeError:
-        return {}
-
-
-def module_subject(name: str, args: dict[str, Any], prepare: Callable[[], None], sizes: dict[str, int]) -> Subject:
-    """A module as Ansible runs it, without Ansible: a process of its own, its arguments on standard input."""
-    return Subject(
-        f"{name} (module process)",
-        module_command(name, BIN / "python"),
-        stdin=wire_arguments(args),
-        env=module_environment(),
-        prepare=prepare,
-        check=answer_checker(sizes, name),
-    )
-
-
-def ansible_subject(
-    name: str, args: dict[str, Any], prepare: Callable[[], None], sizes: dict[str, int], folder: Path, demo: Demo
-) -> Subject:
-    """The same through ``ansible``, with its start-up and transport; arguments by a file, as they hold secrets."""
-    inventory = write_inventory(folder / "inventory.yml", {demo.name: demo}, module_arguments=args)
-    settings = folder / "ansible.cfg"  # empty: in place of the user's own
-    settings.touch()
-    variables = json.dumps({key: f"{{{{ module_arguments.{key} }}}}" for key in args})
-    command = [str(BIN / "ansible"), "-i", str(inventory), "all", "-m", f"odkops.central.{name}", "-a", variables]
-    env = {**module_environment(), "ANSIBLE_CONFIG": str(settings), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-    return Subject(f"{name} (through ansible)", command, env=env, prepare=prepare, check=answer_checker(sizes, name))
-
-
 def bench_backup(demo: Demo, work: Path, passphrase_file: Path, options: argparse.Namespace) -> list[Subject]:
     """``central_backup`` against curl with the ODK docs' configuration, both through nginx and TLS."""
     target = work / "download"
-    login = demo.login
-    passphrase = passphrase_file.read_text("utf-8").strip()
-    config = work / "curl.conf"
-    config.touch(mode=0o600)
-    settings = {
-        "url": f"{demo.url}/v1/backup",
-        "user": f"{login['email']}:{login['password']}",
-        "json": json.dumps({"passphrase": passphrase}),
-        "output-dir": str(target),
-        "cacert": demo.ca_path,
-    }
-    flags = ["http1.1", "show-error", "silent", "fail", "remote-name", "remote-header-name", "remove-on-error"]
-    flags += ["no-clobber", "create-dirs"]
-    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()] + flags
-    config.write_text("\n".join(lines) + "\n", "utf-8")
-
-    def prepare() -> None:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(mode=0o700)
-
-    def check(_output: bytes) -> None:
-        (saved,) = target.iterdir()
-        if saved.stat().st_size < 1_000_000:
-            raise RuntimeError(f"curl saved {saved.stat().st_size} bytes only")
-
+    prepare = emptied(target)
     sizes: dict[str, int] = {}
-    args = {**login, "dest": str(target), "passphrase_file": str(passphrase_file)}
+    args = {**demo.login, "dest": str(target), "passphrase_file": str(passphrase_file)}
     subjects = [
-        Subject(
-            "curl --config (the ODK docs' configuration)",
-            ["curl", "--config", str(config)],
-            prepare=prepare,
-            check=check,
-        ),
+        curl_subject(demo, work, target, passphrase_file, sizes),
         module_subject("central_backup", args, prepare, sizes),
     ]
     print(f"\nDownload: {demo.url}/v1/backup, database of {database_size(demo) / 1e6:,.0f} MB")
@@ -258,12 +181,6 @@ def copy_into_container(demo: Demo, path: Path, passphrase_file: Path) -> tuple[
     return ["docker", "exec", demo.container("service")], f"{folder}/backup", f"{folder}/passphrase"
 
 
-def goal(what: str, value: float, bound: float, kind: str) -> None:
-    """Print a figure beside its goal."""
-    met = value >= bound if kind == "at least" else value <= bound
-    print(f"{'met   ' if met else 'MISSED'}  {what}: {value:.2f} (goal: {kind} {bound:g})")
-
-
 def main() -> int:
     """Bring up what is needed, measure, print."""
     options = arguments()
@@ -274,18 +191,29 @@ def main() -> int:
         passphrase_file.touch(mode=0o600)
         passphrase_file.write_text(secrets.token_urlsafe(24) + "\n", "utf-8")
     shutil.rmtree(work / "download", ignore_errors=True)
+    wanted = BENCHES if options.only is None else (options.only,)
     try:
-        demo = bench_demo(options.release, options.megabytes)
+        if set(wanted) & {"backup", "dump", "verify"}:
+            demo = bench_demo(options.release, options.megabytes)
     except DemoError as error:
         print(error, file=sys.stderr)
         return 1
     floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{machine()}\npeaks are those of the largest single process; {floor:.0f} MiB is the least that can be seen")
     try:
-        if options.only in (None, "backup"):
+        if "backup" in wanted:
             bench_backup(demo, work, passphrase_file, options)
-        if options.only in (None, "verify"):
+        if "dump" in wanted:
+            bench_dump(demo, work, passphrase_file, options)
+        if "verify" in wanted:
             bench_verify(demo, work, passphrase_file, options)
+        if "blobs" in wanted:
+            # A process of its own: it imports what would make this one large, see bench.timing.
+            blobs = [sys.executable, "-m", "bench.blobs", "--rounds", str(options.rounds)]
+            if subprocess.run(blobs, check=False).returncode != 0:
+                return 1
+        if "playbook" in wanted:
+            bench_playbook(ensure_demo(), work, passphrase_file, options.rounds)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
