@@ -213,7 +213,8 @@ def test_a_variable_that_is_missing(site: Site) -> None:
     site.inventory.write_text(json.dumps(inventory), "utf-8")
     outcome = site.run("backup")
     assert outcome.rc != 0
-    assert "Set central_url for demo" in failure(outcome)
+    assert "Set central_project_directory for demo" in failure(outcome)
+    assert "or central_url, its address" in failure(outcome)
     assert not site.repository.exists()
 
 
