@@ -52,7 +52,8 @@ REPOSITORY = "/var/backups/odk-central"
 CENTRAL, VAULT = "central", "vault.example.net"
 OURS = "select count(*) from pg_stat_activity where application_name like 'odkops%'"
 
-pytestmark = pytest.mark.timeout(600)
+# It takes minutes, and compares all of this machine before and after a backup: nothing else may be at work here meanwhile.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 def write_json(path: Path, content: Any) -> Path:
