@@ -19,6 +19,7 @@ import os
 import pickle
 import signal
 import threading
+import traceback
 from types import TracebackType
 from typing import Callable
 
@@ -28,10 +29,11 @@ from ansible_collections.odkops.central.plugins.module_utils._facts import BlobF
 from ansible_collections.odkops.central.plugins.module_utils._memory import keep_freed_memory
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
-from ansible_collections.odkops.central.plugins.module_utils._slots import Slots
+from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT, Slots
 from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, Item, TableReader
 
-_BLOCK, _DATA, _END, _DONE, _FAILED, _BLOBS, _FACTS = range(7)
+_BLOCK, _DATA, _END, _DONE, _FAILED, _BLOBS, _FACTS, _MORE = range(8)
+_WITHOUT_DATA = (_BLOCK, _END, _DONE)
 
 # So many rows of blobs are sent back at a time.
 _BATCH = 500
@@ -104,24 +106,22 @@ class ReadingProcesses:
                 slots.close()
             work()
             status = 0
+        except BaseException:  # noqa: BLE001  # whatever it is, this process ends here
+            traceback.print_exc()
         finally:
             os._exit(status)
 
     def _receive(self) -> None:
         """Take what comes back, in a thread."""
-        facts: list[bytes] = []
         try:
             while True:
-                kind, number = self._from.receive()
+                kind, _number, data = _receive(self._from)
                 if kind == _DONE:
-                    self._pickled = b"".join(facts)
                     return
-                data = self._from.data(number)
                 if kind == _FACTS:
-                    facts.append(data)
+                    self._pickled = data
                 elif kind == _FAILED:
-                    failure = json.loads(data)
-                    self._error = CentralError(failure["diagnosis"], failure["message"], **failure["details"])
+                    self._error = _failure(data)
                 elif self._error is None and self._on_blob is not None:
                     for blob in pickle.loads(data):  # noqa: S301  # of a fork of this process
                         self._on_blob(blob)
@@ -205,19 +205,42 @@ class _Code:
         :raises CentralError: what the other process has raised
         """
         while True:
-            kind, number = slots.receive()
+            kind, number, data = _receive(slots)
             if kind == _DATA:
-                take(slots.data(number))
+                take(data)
             elif kind == _BLOCK:
                 large_object, index = divmod(number, len(self._entries))
                 take(Block(self._entries[index], large_object or None, iter(())))
             elif kind == _END:
                 take(None)
             elif kind == _FAILED:
-                failure = json.loads(slots.data(number))
-                raise CentralError(failure["diagnosis"], failure["message"], **failure["details"])
+                raise _failure(data)
             else:
                 return
+
+
+def _send_whole(slots: Slots, kind: int, data: bytes) -> None:
+    """Send data that belongs together, in as many messages as it needs."""
+    for start in range(0, len(data), SLOT):
+        slots.send(kind if start + SLOT >= len(data) else _MORE, data[start : start + SLOT])
+
+
+def _receive(slots: Slots) -> tuple[int, int, bytes]:
+    """Receive a message, put together where it was sent in several: its kind, its number, and its data."""
+    pieces: list[bytes] = []
+    while True:
+        kind, number = slots.receive()
+        if kind in _WITHOUT_DATA:
+            return kind, number, b""
+        pieces.append(slots.data(number))
+        if kind != _MORE:
+            return kind, number, pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _failure(data: bytes) -> CentralError:
+    """The error that another process has sent."""
+    failure = json.loads(data)
+    return CentralError(failure["diagnosis"], failure["message"], **failure["details"])
 
 
 def _reporting(slots: Slots, work: Callable[[], None]) -> None:
@@ -227,7 +250,7 @@ def _reporting(slots: Slots, work: Callable[[], None]) -> None:
             work()
         except CentralError as error:
             failure = {"diagnosis": error.diagnosis, "message": error.message, "details": error.details}
-            slots.send(_FAILED, json.dumps(failure).encode())
+            _send_whole(slots, _FAILED, json.dumps(failure).encode())
         else:
             slots.send_number(_DONE)
 
@@ -248,7 +271,7 @@ def _read(received: Slots, sent: Slots, code: _Code, facts: Facts, with_blobs: b
 
     def send_blobs() -> None:
         if blobs:
-            sent.send(_BLOBS, pickle.dumps(blobs))
+            _send_whole(sent, _BLOBS, pickle.dumps(blobs))
             blobs.clear()
 
     def take_blob(blob: BlobFact) -> None:
@@ -261,6 +284,6 @@ def _read(received: Slots, sent: Slots, code: _Code, facts: Facts, with_blobs: b
         code.receive(received, TableReader(facts).take)
         send_blobs()
         facts.on_blob = None
-        sent.send(_FACTS, pickle.dumps(facts))
+        _send_whole(sent, _FACTS, pickle.dumps(facts))
 
     _reporting(sent, work)

@@ -132,6 +132,37 @@ def test_rows_of_any_length(
     assert (first[0].tables or {})["public.long"] == len(rows)
 
 
+def test_rows_of_blobs_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    """What a hostile dump has in its columns is sent back, too, even where it does not fit into a slot."""
+    rows = [f"{number}\t{'0' * 5000}\t\\N" for number in range(1, 700)]
+    entries = [entry for entry in central() if entry.tag != "blobs"]
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(Writer().archive([*entries, table(14, "blobs", "id, sha, content", *rows)])))
+    first, second = both(path, monkeypatch)
+    assert first == second
+    assert len(first[1]) == len(rows)
+    assert len(processes) == 1
+
+
+def test_a_long_message_of_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    said = "é" * SLOT
+
+    def refuse(_facts: object, _item: object) -> None:
+        raise CentralError("corrupt", said)
+
+    monkeypatch.setattr(_reading_processes.TableReader, "take", refuse)
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(archives(15).read("nasty")))
+    with pytest.raises(CentralError) as caught:
+        verify_file(str(path), OPENED)
+    assert caught.value.message == said
+    assert len(processes) == 1
+
+
 def test_what_on_blob_raises_is_raised(tmp_path: Path, processes: list[object]) -> None:
     def refuse(blob: BlobFact) -> None:
         raise CentralError("corrupt", f"no blob {blob.id}")
