@@ -211,7 +211,7 @@ class _SetCheck:
 
     def _compare_links(self, part: EnketoPart) -> dict[str, Any]:
         """The links of the database against Redis and the secret. What the manifest does not know of is an error."""
-        said = self._parts["enketo"].get("checked", {})
+        said = self._parts["enketo"].get("checked") or {}
         broken = [str(link) for link in check_links(self._links, part.links)]
         lonely = [str(link) for link in part.links.broken()]
         try:
