@@ -12,7 +12,7 @@ short_description: Make a Direct Backup of an ODK Central, verified
 version_added: 0.1.0
 description:
   - Makes a Direct Backup of an ODK Central, which is its database, and saves it. Central is asked for it
-    (C(POST /v1/backup)), or C(pg_dump) is run at the Central, which needs no account and is several times as fast.
+    (C(POST /v1/backup)), or C(pg_dump) is run at the Central, which needs no account.
   - The backup is verified while it streams in. It is decrypted, every table is decompressed and its rows are counted.
     A dump that was cut short on the server is found even where HTTP said that all went well.
   - The file gets its name only when it is whole, verified, and safe on the disk. On any failure nothing is left.
@@ -22,7 +22,7 @@ requirements:
   - "requests (for O(method=api))"
   - cryptography
   - "zstandard, where PostgreSQL 16 or newer makes the dump for O(method=api) (Debian and Ubuntu: python3-zstandard)"
-  - "isal (optional: O(method=pg_dump) is several times as fast, and verification is faster)"
+  - "isal (optional: O(method=pg_dump) and verification are faster)"
   - "Docker Compose 2 on the host where the Central runs (for O(method=pg_dump))"
 extends_documentation_fragment:
   - odkops.central._api
