@@ -587,9 +587,12 @@ def test_breaking(host: Host, channel: HostChannel) -> None:
     take(channel, "run-1", "backup", "vault")
     error = refused(lambda: break_lease(channel, "run-0"), "lease_held")
     assert "not that of the run run-0" in error.message
-    shown = show(channel)
-    assert shown is not None
-    assert break_lease(channel, "run-1", rehearse=True) == shown
+    rehearsed = break_lease(channel, "run-1", rehearse=True)
+    assert rehearsed is not None
+    assert rehearsed.run_id == "run-1"
+    kept = show(channel)
+    assert kept is not None
+    assert kept.run_id == "run-1"
     assert break_lease(channel, "run-1") is not None
     assert show(channel) is None
     refused(lambda: renew(channel, "run-1"), "lease_lost")
