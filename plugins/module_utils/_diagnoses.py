@@ -150,7 +150,7 @@ SERVER: dict[str, Diagnosis] = {
     ),
     "oidc_enabled": Diagnosis(
         "The server logs people in through OpenID Connect, so that no password opens its API.",
-        "Back the database up by pg_dump on the host itself, or give the token of a session that a browser opened.",
+        "Use `method: pg_dump`, which needs no account, or give the token of a session that a browser opened.",
     ),
     "insecure_http": Diagnosis(
         "The address is plain HTTP to another host: password, passphrase and data would cross the network in clear.",
@@ -199,6 +199,10 @@ SERVER: dict[str, Diagnosis] = {
     "service_not_running": Diagnosis(
         "A service of the Central that is asked does not run.",
         "Start it (`docker compose up -d`), and look at its log.",
+    ),
+    "missing_image": Diagnosis(
+        "A container of its own is needed, since a service does not run or has no good pg_dump, and its image is not there.",
+        "Build or pull it on the Central's host (`docker compose build`, `docker compose pull`), or start the service.",
     ),
     "operation_failed": Diagnosis(
         "What was executed at the Central did not end well, or its output did not come whole.",
@@ -319,5 +323,41 @@ SETS: dict[str, Diagnosis] = {
     ),
 }
 
+#: what is wrong with a restore
+RESTORE: dict[str, Diagnosis] = {
+    "restore_unfinished": Diagnosis(
+        "A restore at this Central was begun and not finished: its process, or the host, was ended.",
+        "Let the next run put everything back as it was: `restore.yml -e central_restore_action=rollback`, or `central_restore` "
+        "with `action: rollback`. If that run is still at work, wait for its end.",
+    ),
+    "bad_journal": Diagnosis(
+        "The journal of an unfinished restore is not of a form that this version of the collection knows.",
+        "Use the version that began the restore.",
+    ),
+    "wrong_confirmation": Diagnosis(
+        "`confirm_domain` is not the DOMAIN of the Central that would be replaced.",
+        "Look at which Central this is. Type its DOMAIN if it is the one.",
+    ),
+    "restore_impossible": Diagnosis(
+        "The backup cannot be restored there: the database user may not do what it takes, an extension cannot be made, or a "
+        "program is missing.",
+        "The message names it, and what to do: most often give `maintenance_user`, or choose another `strategy`. Nothing was "
+        "changed.",
+    ),
+    "restore_failed": Diagnosis(
+        "The database could not be loaded, or what was loaded is not what the backup holds.",
+        "Everything is as it was. The message says what PostgreSQL said last.",
+    ),
+    "not_healthy": Diagnosis(
+        "The restored Central did not come up, or does not answer as it should.",
+        "Everything is as it was before. The message says what did not answer; look at the log of that service.",
+    ),
+    "rollback_failed": Diagnosis(
+        "A restore failed, and putting everything back failed as well.",
+        "The old database is still there under the name in the message, and the journal knows how far it came: remove the cause, "
+        "then run the rollback again.",
+    ),
+}
+
 #: all of them
-DIAGNOSES: dict[str, Diagnosis] = {**BACKUP, **SERVER, **LOCAL, **SETS}
+DIAGNOSES: dict[str, Diagnosis] = {**BACKUP, **SERVER, **LOCAL, **SETS, **RESTORE}

@@ -8,9 +8,11 @@ from __future__ import annotations
 from ansible_collections.odkops.central.plugins.module_utils import (
     _config_operations,
     _enketo_operations,
+    _journal_operations,
     _lease_operations,
     _pg_dump_operations,
     _s3_operations,
+    _service_operations,
 )
 from ansible_collections.odkops.central.plugins.module_utils._operation import Operation
 
@@ -20,6 +22,8 @@ _ALL: tuple[Operation, ...] = (
     *_config_operations.OPERATIONS,
     *_s3_operations.OPERATIONS,
     *_lease_operations.OPERATIONS,
+    *_journal_operations.OPERATIONS,
+    *_service_operations.OPERATIONS,
 )
 
 #: by name

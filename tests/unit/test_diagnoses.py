@@ -20,6 +20,7 @@ SECTIONS = {
     "## What is wrong between here and the server": _diagnoses.SERVER,
     "## What is wrong here": _diagnoses.LOCAL,
     "## What is wrong with a set or a repository": _diagnoses.SETS,
+    "## What is wrong with a restore": _diagnoses.RESTORE,
 }
 SOURCES = sorted((ROOT / "plugins").rglob("*.py"))
 # Functions whose first argument is a code.
