@@ -24,7 +24,8 @@ _NO_BASIC = 401.5
 
 _OIDC = (
     "This Central logs people in through OpenID Connect, so no password opens its API. "
-    "Back its database up by pg_dump on the host, or give the token of a session that a browser opened (auth_method=token)."
+    "Use method: pg_dump with project_directory or ssh_host, which needs no account, or give the token of a session that a "
+    "browser opened (auth_method: token)."
 )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._operation import Operation
+from ansible_collections.odkops.central.plugins.module_utils._operation import NO_IMAGE_SAYS, Operation
 
 #: begins what the gate itself says
 GATE_SAYS = "odkops-gate: "
@@ -67,6 +67,13 @@ def failure(operation: Operation, status: int, said: str) -> CentralError:
     details = {"operation": operation.name, "exit_status": status}
     if line.startswith(GATE_SAYS):
         return _refused_by_gate(operation, line[len(GATE_SAYS) :], details)
+    if line.startswith(NO_IMAGE_SAYS):
+        return CentralError(
+            "missing_image",
+            f"The image {line[len(NO_IMAGE_SAYS) :]} of the service {operation.place} is not on the Central's host, and a backup "
+            "neither builds nor pulls one. Do it there (docker compose build, or docker compose pull), or start the service.",
+            **details,
+        )
     if any(text in said for text in _DOCKER) or (status == 127 and "docker" in line):
         told = [one for one in said.splitlines() if any(text in one for text in _DOCKER)]
         why = last_line(told[-1]) if told else line

@@ -58,6 +58,31 @@ odkops_status=$?
 printf '\\000odkops-end\\n'
 """
 
+# Begins what is said where there is no image for a container of its own; its name follows.
+NO_IMAGE_SAYS = "odkops-no-image: "
+
+# A container of its own is made from an image that is there, or not at all: `docker compose run` would build or pull one. Its
+# option `--pull never` is too new (Debian 13 has Compose 2.26), and does not keep it from building. What has no `image:` is
+# named after the project, in Compose's compatibility mode with an underscore. Where nothing is found out, Compose says why.
+_RUN = """\
+odkops_image=$({compose} config </dev/null 2>/dev/null | awk -v place={place} '
+  /^name:/ {{ name = $2 }}
+  /^[^ ]/ {{ top = $1 }}
+  /^  [^ ]/ {{ key = $1 }}
+  top == "services:" && key == place ":" {{ seen = 1; if ($0 ~ /^    image:/) image = $2 }}
+  END {{ gsub(/["\\047]/, "", name); gsub(/["\\047]/, "", image)
+    if (seen) print (image != "" ? image : name "-" place " " name "_" place) }}')
+for odkops_one in $odkops_image; do
+  if {docker} image inspect "$odkops_one" </dev/null >/dev/null 2>&1; then odkops_image=; fi
+done
+if [ -n "$odkops_image" ]; then
+  {docker} version </dev/null >/dev/null || exit
+  echo "{says}${{odkops_image%% *}}" >&2
+  exit 125
+fi
+exec {compose} run --rm -T --no-deps --entrypoint sh {place} -c "$@"
+"""
+
 # `read` is built in, so that nothing but this shell waits for the end of stdin. The watcher is waited for: whatever is left
 # behind becomes a child of the container's first process.
 _WATCHED = """\
@@ -102,7 +127,8 @@ class Operation:
         function that runs ``docker compose`` for the project
     :param parameters: for each positional parameter, a regular expression that the whole of it must match
     :param purpose: ``backup`` only reads; ``restore`` may write
-    :param run: a container of its own (``docker compose run``), for a service that does not stay up
+    :param run: a container of its own (``docker compose run``), for a service that does not stay up; only from an image that
+        is there
     """
 
     name: str
@@ -125,7 +151,8 @@ class Operation:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that tell this operation from one of another version of the collection."""
-        whole = [self.name, self.place, self.script, self.purpose, self.run, len(self.parameters)]
+        around = [_WRAPPED, _RUN] if self.run else [_WRAPPED]
+        whole = [self.name, self.place, self.script, self.purpose, around, len(self.parameters)]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
     def check(self, arguments: Sequence[str]) -> None:
@@ -176,14 +203,13 @@ class Project:
 
         It is to be run in :attr:`directory`.
         """
+        prologue, compose = "", shlex.join(self.compose())
         if operation.place == HOST:
-            prologue = f'compose() {{\n{shlex.join(self.compose())} "$@"\n}}\n'
+            prologue = f'compose() {{\n{compose} "$@"\n}}\n'
             start = ["sh", "-c"]
+        elif operation.run:
+            docker, place = shlex.join(self.docker), operation.place
+            start = ["sh", "-c", _RUN.format(compose=compose, docker=docker, place=place, says=NO_IMAGE_SAYS), "sh"]
         else:
-            prologue = ""
-            if operation.run:
-                how = ["run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", operation.place, "-c"]
-            else:
-                how = ["exec", "-T", operation.place, "sh", "-c"]
-            start = [*self.compose(), *how]
+            start = [*self.compose(), "exec", "-T", operation.place, "sh", "-c"]
         return [*start, _WRAPPED.format(prologue=prologue, script=operation.script), operation.name]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -220,6 +221,31 @@ def test_a_project_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(CentralError) as caught:
         LocalChannel(Project(str(tmp_path)), KNOWN).run("cat")
     assert caught.value.diagnosis == "not_a_compose_project"
+
+
+@pytest.mark.parametrize(
+    ("service", "image"),
+    [({"build": {"context": "."}}, "{}-secrets"), ({"image": "127.0.0.1:1/{}:v1"}, "127.0.0.1:1/{}:v1")],
+    ids=["build", "image"],
+)
+def test_no_image_is_built_or_pulled(demo: Demo, tmp_path: Path, service: dict[str, Any], image: str) -> None:
+    """Only one that is there is used, wherever its name comes from."""
+    name = f"odkimage{secrets.token_hex(4)}"
+    text = json.dumps({"services": {"secrets": {**service, "network_mode": "none"}}}).replace("{}", name)
+    (tmp_path / "docker-compose.yml").write_text(text, "utf-8")
+    (tmp_path / "Dockerfile").write_text(f"FROM {demo['images']['base']}\n", "utf-8")
+    channel, image = LocalChannel(Project(str(tmp_path), name), KNOWN), image.replace("{}", name)
+    with pytest.raises(CentralError) as caught:
+        channel.run("apart", "a", stdin=b"b")
+    assert caught.value.diagnosis == "missing_image"
+    assert f"The image {image} of the service secrets" in caught.value.message
+    listed = ["docker", "image", "ls", "--quiet", image]
+    assert subprocess.run(listed, capture_output=True, check=True).stdout == b""
+    subprocess.run(["docker", "tag", demo["images"]["base"], image], check=True)
+    try:
+        assert channel.run("apart", "a", stdin=b"b") == b"apart a\nb"
+    finally:
+        subprocess.run(["docker", "image", "rm", image], capture_output=True, check=True)
 
 
 def test_a_docker_that_does_not_answer(demo: Demo) -> None:

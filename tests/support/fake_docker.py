@@ -15,6 +15,8 @@ SCRIPT = r"""#!/bin/sh
 here=$(dirname "$0")
 for word in "$@"; do printf '%s\t' "$word" | tr '\n' ' '; done >>"$here/calls"
 echo >>"$here/calls"
+if [ "$1 $2" = "image inspect" ]; then [ -e "$here/images/$3" ]; exit; fi
+if [ "$1" = version ]; then if [ -e "$here/broken" ]; then cat "$here/broken" >&2; exit 1; fi; exit 0; fi
 if [ "$1" != compose ]; then echo "docker: '$1' is not a docker command." >&2; exit 1; fi
 shift
 project=unnamed
@@ -82,8 +84,14 @@ class FakeDocker:
         return self.path / "services" / name
 
     def prints(self, command: str, option: str, text: str) -> None:
-        """Let ``config``, ``images`` or ``version`` print `text` when its first argument is `option`."""
+        """Let ``config``, ``images`` or ``version`` print `text` when its first argument is `option`, or there is none."""
         (self.path / f"{command}-{option}").write_text(text, "utf-8")
+
+    def has_image(self, name: str) -> None:
+        """Let there be an image."""
+        place = self.path / "images" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
 
     def calls(self) -> list[list[str]]:
         """The arguments of each call so far."""

@@ -307,13 +307,73 @@ def test_no_secret_of_a_broken_env_file_is_told(channel: LocalChannel, docker: F
 def test_what_is_not_there(project: Project, channel: LocalChannel) -> None:
     def diagnosis(channel: LocalChannel, name: str) -> str:
         with pytest.raises(CentralError) as caught:
-            channel.run(name)
+            channel.run(name, *(["a", "b"] if name == "echo" else []))
         return caught.value.diagnosis
 
     assert diagnosis(channel, "gone") == "service_not_running"
     assert diagnosis(LocalChannel(Project("/nowhere"), SCRIPTS), "where") == "bad_option"
-    assert diagnosis(LocalChannel(Project(project.directory, docker=("/no/docker",)), SCRIPTS), "once") == (
-        "command_not_found"
-    )
+    without = LocalChannel(Project(project.directory, docker=("/no/docker",)), SCRIPTS)
+    assert diagnosis(without, "echo") == "command_not_found"
+    assert diagnosis(without, "once") == "docker_unavailable"
     os.unlink(os.path.join(project.directory, "docker-compose.yml"))
     assert diagnosis(channel, "once") == "not_a_compose_project"
+
+
+MANY_IMAGES = """\
+name: central
+services:
+  a:
+    image: one
+  secrets:
+    environment:
+      image: two
+    image: three
+  z:
+    image: four
+volumes:
+  secrets:
+    image: five
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "image", "others"),
+    [
+        ("name: central\nservices:\n  secrets:\n    build:\n      context: /srv\n", "central-secrets", []),
+        ("name: central\nservices:\n  secrets:\n    command: null\n", "central_secrets", []),
+        (
+            'name: "12"\nservices:\n  secrets:\n    image: "ghcr.io/odk/secrets:v1"\n',
+            "ghcr.io/odk/secrets:v1",
+            ["12-secrets"],
+        ),
+        (MANY_IMAGES, "three", ["one", "two", "four", "five", "central-secrets"]),
+    ],
+)
+def test_a_container_of_its_own_needs_an_image_that_is_there(
+    channel: LocalChannel, docker: FakeDocker, config: str, image: str, others: list[str]
+) -> None:
+    """Docker Compose would build or pull it."""
+    docker.prints("config", "", config)
+    for other in others:
+        docker.has_image(other)
+    with pytest.raises(CentralError) as caught:
+        channel.run("once")
+    assert caught.value.diagnosis == "missing_image"
+    assert f" {image.replace('_', '-')} of the service secrets" in caught.value.message
+    assert not any("run" in call for call in docker.calls())
+    docker.has_image(image)
+    assert channel.run("once") == b"once in secrets\n"
+
+
+def test_docker_that_does_not_answer_is_no_missing_image(channel: LocalChannel, docker: FakeDocker) -> None:
+    docker.prints("config", "", "name: central\nservices:\n  secrets:\n    image: one\n")
+    script = Path(docker.command)
+    text = script.read_text("utf-8").replace('if [ "$1" = version ]', "if false")
+    text = text.replace(
+        'if [ "$1" != compose ]',
+        'if [ "$1" = version ]; then echo Cannot connect to the Docker daemon >&2; exit 1; fi\nif false',
+    )
+    script.write_text(text, "utf-8")
+    with pytest.raises(CentralError) as caught:
+        channel.run("once")
+    assert caught.value.diagnosis == "docker_unavailable"

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible_collections.odkops.central.plugins.module_utils import _operation
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._operation import (
     END,
@@ -82,7 +83,10 @@ def test_commands_in_containers() -> None:
     in_place = PROJECT.command(Operation("x", "service", "echo"))
     assert in_place[:-2] == [*start, "exec", "-T", "service", "sh", "-c"]
     of_its_own = PROJECT.command(Operation("x", "secrets", "echo", run=True))
-    assert of_its_own[:-2] == [*start, "run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", "secrets", "-c"]
+    assert of_its_own[:2] == ["sh", "-c"]
+    run = [*start, "run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", "secrets", "-c", '"$@"']
+    assert of_its_own[2].splitlines()[-1] == f"exec {' '.join(run)}"
+    assert of_its_own[4:] == in_place[-2:]
     assert Project("/srv").compose() == ["docker", "compose", "--project-directory", "/srv"]
 
 
@@ -129,6 +133,16 @@ def test_the_digest_tells_versions_apart() -> None:
         Operation("x", HOST, "true", purpose="restore"),
     ]
     assert len({digest, *(other.digest for other in others)}) == 6
+
+
+@pytest.mark.parametrize(("what", "changed"), [("_WRAPPED", {False, True}), ("_RUN", {True})])
+def test_the_digest_tells_how_it_is_executed(monkeypatch: pytest.MonkeyPatch, what: str, changed: set[bool]) -> None:
+    """A gate that executes the same script in another way is outdated."""
+    operations = {run: Operation("x", "service", "true", run=run) for run in (False, True)}
+    before = {run: operation.digest for run, operation in operations.items()}
+    assert before[False] != before[True]
+    monkeypatch.setattr(_operation, what, getattr(_operation, what) + " ")
+    assert {run for run, operation in operations.items() if operation.digest != before[run]} == changed
 
 
 def test_the_list_of_operations() -> None:
