@@ -70,3 +70,16 @@ options:
       - By default the known hosts of the user and of the system. A host key that is not known is never accepted.
     type: path
 """
+
+    # For whatever takes long, and so keeps the lease that somebody else has taken.
+    LEASE = r"""
+options:
+  lease:
+    description:
+      - The id of the run that has the lease on the Central, as M(odkops.central.central_lease) returns it.
+        The module keeps it from expiring while it is at work.
+      - It fails with the diagnosis V(lease_lost) if the run has lost it, since another one may be at work there then.
+        If that was not known before the end, a file that is whole may have been written.
+      - By default no lease is asked for. In check mode this is not used.
+    type: str
+"""

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel, LocalChannel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._lease import check_run_id
 from ansible_collections.odkops.central.plugins.module_utils._operation import Project
 from ansible_collections.odkops.central.plugins.module_utils._ssh_channel import SshChannel, SshTarget
+from ansible_collections.odkops.central.plugins.module_utils._under_lease import under_lease
 
 #: goes into ``required_one_of`` of each module that cannot do without a channel
 CHANNEL_REQUIRED_ONE_OF: tuple[tuple[str, ...], ...] = (("project_directory", "ssh_host"),)
@@ -40,6 +44,11 @@ def channel_argument_spec() -> dict[str, dict[str, Any]]:
         "ssh_key_file": {"type": "path", "no_log": False},
         "ssh_known_hosts_file": {"type": "path"},
     }
+
+
+def leased_channel_argument_spec() -> dict[str, dict[str, Any]]:
+    """The same, and the run whose lease is kept while the module is at work. See :func:`leased`."""
+    return {**channel_argument_spec(), "lease": {"type": "str"}}
 
 
 def project_of(params: dict[str, Any]) -> Project:
@@ -82,3 +91,25 @@ def channel_of(params: dict[str, Any]) -> Channel:
             )
         )
     return LocalChannel(project_of(params))
+
+
+def has_channel(params: dict[str, Any]) -> bool:
+    """Whether the options say where the Central runs."""
+    return params["ssh_host"] is not None or params["project_directory"] is not None
+
+
+def leased(params: dict[str, Any], check_mode: bool) -> AbstractContextManager[None]:
+    """Return a context in which the lease is kept that ``lease`` names; one that does nothing where it names none.
+
+    In check mode nobody has taken one.
+
+    :raises CentralError: ``bad_option``; from the context, ``lease_lost`` and as the channel does
+    """
+    if params["lease"] is None:
+        return contextlib.nullcontext()
+    run_id = check_run_id(params["lease"])
+    if not has_channel(params):
+        raise CentralError(
+            "bad_option", "lease is kept on the Central's host: give project_directory or ssh_host, or no lease."
+        )
+    return contextlib.nullcontext() if check_mode else under_lease(channel_of(params), run_id)

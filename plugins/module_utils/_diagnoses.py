@@ -230,7 +230,8 @@ SERVER: dict[str, Diagnosis] = {
         "lease of a run that is known to be dead.",
     ),
     "lease_lost": Diagnosis(
-        "The run does not hold its lease on the Central any more: it expired, was broken, or the host was started anew.",
+        "The run does not hold its lease on the Central, or on the pool, any more: it expired, was broken, or the host was "
+        "started anew.",
         "Begin the run again; see who has the lease with `central_lease`.",
     ),
     "s3_refused": Diagnosis(

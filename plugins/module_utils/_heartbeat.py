@@ -73,6 +73,14 @@ class Heartbeat:
         if self.loss is not None:
             raise self.loss
 
+    def confirm(self) -> None:
+        """Renew the lease now, so that what was done until here is known to have been done with it.
+
+        :raises CentralError: ``lease_lost``
+        """
+        self.loss = self.loss or self._renew_once()
+        self.check()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

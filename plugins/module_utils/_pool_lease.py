@@ -149,6 +149,10 @@ class PoolLeases:
                 found.append(lease)
         return found
 
+    def has(self, set_id: str) -> bool:
+        """Whether the run that makes a set has taken a lease, though it may have expired since."""
+        return self._read(set_id) is not None
+
     def _read(self, set_id: str) -> PoolLease | None:
         """Return the lease of a set; None where there is none. What is damaged is none: it is written whole or not at all."""
         path = self._file(set_id)

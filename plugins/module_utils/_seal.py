@@ -17,7 +17,7 @@ import stat
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import Any
+from typing import Any, Callable
 
 from ansible_collections.odkops.central.plugins.module_utils import _manifest
 from ansible_collections.odkops.central.plugins.module_utils._atomic import AtomicFile, fsync_directory
@@ -135,6 +135,7 @@ def seal_set(
     facts: SetFacts,
     passphrase: str | None,
     check_mode: bool = False,
+    ready: Callable[[], object] = lambda: None,
 ) -> SealedSet:
     """Make a set of the directory that was opened as `set_id`: all of it, or nothing.
 
@@ -142,6 +143,7 @@ def seal_set(
     that is not yet the one that it has in a set.
     A set that is sealed already, of the same parts, is left as it is.
 
+    :param ready: called just before the set gets its name; it is not sealed if that raises
     :raises CentralError: ``not_a_set``, ``missing_part``, ``corrupt``, ``unexpected_file``, ``bad_manifest``,
         ``set_sealed``, ``disk_full``, ``destination_not_writable``; the directory is unsealed then, to be discarded
     """
@@ -181,7 +183,7 @@ def seal_set(
         notes=facts.notes,
     )
     if not check_mode:
-        manifest = _write_and_rename(repository, central, manifest, partial, final, passphrase)
+        manifest = _write_and_rename(repository, central, manifest, partial, final, passphrase, ready)
     return SealedSet(final, manifest, True)
 
 
@@ -260,6 +262,7 @@ def _write_and_rename(
     partial: str,
     final: str,
     passphrase: str | None,
+    ready: Callable[[], object],
 ) -> dict[str, Any]:
     salt = repository.key_id_salt(central) if passphrase is not None else None
     makes_salt = passphrase is not None and salt is None
@@ -270,6 +273,7 @@ def _write_and_rename(
         with AtomicFile(os.path.join(partial, _manifest.MANIFEST_FILE)) as file:
             file.write(_manifest.render(sealed))
             file.commit()
+        ready()
         _rename(partial, final)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - odkops.central._api
   - odkops.central._channel
   - odkops.central._channel.ssh
+  - odkops.central._channel.lease
   - odkops.central._passphrase
   - odkops.central._passphrase.maker
   - odkops.central._attributes
@@ -392,7 +393,12 @@ from ansible_collections.odkops.central.plugins.module_utils._backup_method impo
     make_backup,
 )
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Terms
-from ansible_collections.odkops.central.plugins.module_utils._channel_args import channel_argument_spec, channel_of
+from ansible_collections.odkops.central.plugins.module_utils._channel_args import (
+    channel_of,
+    has_channel,
+    leased,
+    leased_channel_argument_spec,
+)
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._download import Request
 from ansible_collections.odkops.central.plugins.module_utils._module import run
@@ -426,7 +432,7 @@ def _ways(params: dict[str, Any]) -> Ways:
     missing = "" if method == PG_DUMP else _missing(params)
     if method != PG_DUMP and not missing:
         request = Request(transport=transport_of(params), credentials=credentials_of(params), terms=terms)
-    if method != API and (params["project_directory"] is not None or params["ssh_host"] is not None):
+    if method != API and has_channel(params):
         channel = channel_of(params)
     return Ways(
         terms=terms,
@@ -446,7 +452,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **api_argument_spec(),
-            **channel_argument_spec(),
+            **leased_channel_argument_spec(),
             **passphrase_argument_spec(),
             **maker_argument_spec(),
             "method": {"type": "str", "choices": list(METHODS), "default": API},
@@ -464,7 +470,8 @@ def main() -> None:
     )
 
     def action() -> dict[str, Any]:
-        found = make_backup(module.params["method"], _ways(module.params), check=module.check_mode)
+        with leased(module.params, module.check_mode):
+            found = make_backup(module.params["method"], _ways(module.params), check=module.check_mode)
         return {"diagnosis": OK, **found, "changed": True}
 
     run(module, action)

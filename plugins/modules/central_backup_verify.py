@@ -26,6 +26,9 @@ requirements:
   - "isal (optional: faster)"
   - "rclone, for a set with objects of S3, unless O(blobs=presence)"
 extends_documentation_fragment:
+  - odkops.central._channel
+  - odkops.central._channel.ssh
+  - odkops.central._channel.lease
   - odkops.central._passphrase
   - odkops.central._attributes
   - odkops.central._attributes.info_module
@@ -90,6 +93,9 @@ options:
     type: list
     elements: int
     default: []
+notes:
+  - The Central is not needed. O(project_directory), O(ssh_host) and the options beside them are for O(lease) only, with which a
+    backup keeps its lease while it reads back what it has written.
 author:
   - Contributors to the odkops.central collection (@odkops)
 seealso:
@@ -302,6 +308,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.odkops.central.plugins.module_utils._args import PASSPHRASE_MUTUALLY_EXCLUSIVE
+from ansible_collections.odkops.central.plugins.module_utils._channel_args import leased, leased_channel_argument_spec
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._module import run
@@ -352,6 +359,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **reader_argument_spec(),
+            **leased_channel_argument_spec(),
             "path": {"type": "path"},
             "set": {"type": "path"},
             "blobs": {"type": "str", "choices": list(BLOB_DEPTHS), "default": "content"},
@@ -371,9 +379,10 @@ def main() -> None:
         params = module.params
         path = params["path"] or params["set"]
         try:
-            if params["set"] is not None:
-                return {**_verify_set(params, module.tmpdir, module.check_mode), "path": path, "diagnosis": OK}
-            found = _verify(params)
+            with leased(params, module.check_mode):
+                if params["set"] is not None:
+                    return {**_verify_set(params, module.tmpdir, module.check_mode), "path": path, "diagnosis": OK}
+                found = _verify(params)
         except CentralError as error:
             error.details.setdefault("path", path)
             raise

@@ -29,6 +29,7 @@ extends_documentation_fragment:
   - odkops.central._s3
   - odkops.central._channel
   - odkops.central._channel.ssh
+  - odkops.central._channel.lease
   - odkops.central._passphrase
   - odkops.central._passphrase.maker
   - odkops.central._attributes
@@ -80,6 +81,12 @@ options:
       - If the database names no objects in S3, nothing is written, and a O(list) of the same path is removed.
     type: path
     required: true
+  set_id:
+    description:
+      - The id of the set that the list is for, as M(odkops.central.central_set) has opened it.
+      - The run then takes a lease on the pool, so that no object which the set counts on is removed before it is sealed.
+        M(odkops.central.central_set) returns it when the set is sealed or discarded. Without renewal for 15 minutes it expires.
+    type: str
   known_missing_blobs:
     description:
       - Ids of attachments that are lost in S3 for good. They do not fail the module, and the list of the set says that
@@ -320,7 +327,12 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_backup import
 )
 from ansible_collections.odkops.central.plugins.module_utils._blob_survey import names_nothing
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
-from ansible_collections.odkops.central.plugins.module_utils._channel_args import channel_argument_spec, channel_of
+from ansible_collections.odkops.central.plugins.module_utils._channel_args import (
+    channel_of,
+    has_channel,
+    leased,
+    leased_channel_argument_spec,
+)
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
@@ -331,6 +343,7 @@ from ansible_collections.odkops.central.plugins.module_utils._s3_settings import
     settings_of,
     still_in_database,
 )
+from ansible_collections.odkops.central.plugins.module_utils._set_lease import counting_on_pool
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation
 
 
@@ -343,13 +356,14 @@ def argument_spec() -> dict[str, dict[str, Any]]:
         "backup": {"type": "path"},
         "known_bad_blobs": {"type": "list", "elements": "int", "default": []},
         "dest": {"type": "path", "required": True},
+        "set_id": {"type": "str"},
         "known_missing_blobs": {"type": "list", "elements": "int", "default": []},
         "reread_days": {"type": "int", "default": 30},
         "transfers": {"type": "int", "default": 32},
         "bandwidth_limit": {"type": "str"},
         "rclone_path": {"type": "path"},
         **s3_argument_spec(),
-        **channel_argument_spec(),
+        **leased_channel_argument_spec(),
         **passphrase_argument_spec(),
         **maker_argument_spec(),
     }
@@ -362,7 +376,7 @@ class _Asked:
         self._params = params
         self._given = given_of(params)
         self.channel: Channel | None = None
-        if params["ssh_host"] is not None or params["project_directory"] is not None:
+        if has_channel(params):
             self.channel = channel_of(params)
         self.rclone = lru_cache(maxsize=None)(self._rclone)
         self.settings = lru_cache(maxsize=None)(self._settings)
@@ -418,7 +432,11 @@ def _back_up(params: dict[str, Any], temporary: str, check_mode: bool) -> dict[s
             days=params["reread_days"],
             known_missing=frozenset(params["known_missing_blobs"]),
         )
-        done = rehearse(task) if check_mode else back_up(task)
+        if check_mode:
+            done = rehearse(task)
+        else:
+            with counting_on_pool(repository, params["central"], params["set_id"]):
+                done = back_up(task)
         if not check_mode and asked.crossed_in_clear():
             done["notes"] = [*done["notes"], "The S3 server has no TLS: the objects crossed the network unencrypted."]
         return {**done, **asked.versions(), "changed": True}
@@ -434,7 +452,8 @@ def main() -> None:
     )
 
     def action() -> dict[str, Any]:
-        return {"diagnosis": "ok", **_back_up(module.params, module.tmpdir, module.check_mode)}
+        with leased(module.params, module.check_mode):
+            return {"diagnosis": "ok", **_back_up(module.params, module.tmpdir, module.check_mode)}
 
     run(module, action)
 

@@ -29,6 +29,7 @@ requirements:
 extends_documentation_fragment:
   - odkops.central._channel
   - odkops.central._channel.ssh
+  - odkops.central._channel.lease
   - odkops.central._passphrase
   - odkops.central._passphrase.maker
   - odkops.central._attributes
@@ -235,8 +236,9 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Terms
 from ansible_collections.odkops.central.plugins.module_utils._channel_args import (
     CHANNEL_REQUIRED_ONE_OF,
-    channel_argument_spec,
     channel_of,
+    leased,
+    leased_channel_argument_spec,
 )
 from ansible_collections.odkops.central.plugins.module_utils._config_backup import Request, backup, rehearse
 from ansible_collections.odkops.central.plugins.module_utils._config_part import MAXIMUM_FILE_SIZE, MAXIMUM_TOTAL_SIZE
@@ -264,7 +266,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            **channel_argument_spec(),
+            **leased_channel_argument_spec(),
             **passphrase_argument_spec(),
             **maker_argument_spec(),
             "dest": {"type": "path", "required": True},
@@ -279,7 +281,8 @@ def main() -> None:
 
     def action() -> dict[str, Any]:
         act = rehearse if module.check_mode else backup
-        return {**act(_request(module.params)), "diagnosis": OK, "changed": True}
+        with leased(module.params, module.check_mode):
+            return {**act(_request(module.params)), "diagnosis": OK, "changed": True}
 
     run(module, action)
 

@@ -28,6 +28,7 @@ requirements:
 extends_documentation_fragment:
   - odkops.central._channel
   - odkops.central._channel.ssh
+  - odkops.central._channel.lease
   - odkops.central._passphrase
   - odkops.central._passphrase.maker
   - odkops.central._attributes
@@ -220,8 +221,9 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Terms
 from ansible_collections.odkops.central.plugins.module_utils._channel_args import (
     CHANNEL_REQUIRED_ONE_OF,
-    channel_argument_spec,
     channel_of,
+    leased,
+    leased_channel_argument_spec,
 )
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._enketo_backup import Request, backup, rehearse
@@ -246,7 +248,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            **channel_argument_spec(),
+            **leased_channel_argument_spec(),
             **passphrase_argument_spec(),
             **maker_argument_spec(),
             "dest": {"type": "path", "required": True},
@@ -259,7 +261,8 @@ def main() -> None:
 
     def action() -> dict[str, Any]:
         act = rehearse if module.check_mode else backup
-        return {**act(_request(module.params)), "diagnosis": OK, "changed": True}
+        with leased(module.params, module.check_mode):
+            return {**act(_request(module.params)), "diagnosis": OK, "changed": True}
 
     run(module, action)
 

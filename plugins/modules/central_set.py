@@ -113,6 +113,14 @@ options:
     type: list
     elements: str
     default: []
+  pool_lease:
+    description:
+      - Whether the run must still have the lease on the pool that M(odkops.central.central_blob_backup) has taken for it.
+        With V(true), O(state=sealed) fails with the diagnosis V(lease_lost) if it has not, since objects that the set needs
+        may have been removed meanwhile.
+      - A lease that there is, is kept until the set is sealed in any case, and returned then, or with O(state=discarded).
+    type: bool
+    default: false
 author:
   - Contributors to the odkops.central collection (@odkops)
 seealso:
@@ -231,6 +239,7 @@ diagnosis:
   sample: disk_full
 """
 
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -242,8 +251,10 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
+from ansible_collections.odkops.central.plugins.module_utils._pool_lease import PoolLeases
 from ansible_collections.odkops.central.plugins.module_utils._repository import Repository
 from ansible_collections.odkops.central.plugins.module_utils._seal import SetFacts, seal_set, sizes_of_newest
+from ansible_collections.odkops.central.plugins.module_utils._set_lease import sealing
 from ansible_collections.odkops.central.plugins.module_utils._set_names import utc_from_text
 
 
@@ -262,6 +273,7 @@ def argument_spec() -> dict[str, dict[str, Any]]:
         "database": {"type": "dict", "default": {}},
         "tools": {"type": "dict", "default": {}},
         "notes": {"type": "list", "elements": "str", "default": []},
+        "pool_lease": {"type": "bool", "default": False},
         **passphrase_argument_spec(),
     }
 
@@ -291,15 +303,18 @@ def seal(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     for name, part in parts.items():
         if not isinstance(part, dict):
             raise CentralError("bad_manifest", f"The part {name} must be a dictionary.")
-    sealed = seal_set(
-        Repository(params["repository"]),
-        params["central"],
-        params["set_id"],
-        parts,
-        SetFacts(*(params[name] for name in ("absent", "identity", "database", "tools", "notes"))),
-        read_passphrase(params["passphrase"], params["passphrase_file"]),
-        check_mode=check_mode,
-    )
+    repository = Repository(params["repository"])
+    passphrase = read_passphrase(params["passphrase"], params["passphrase_file"])
+    where = repository, params["central"], params["set_id"]
+    with nullcontext(lambda: None) if check_mode else sealing(*where, params["pool_lease"]) as ready:
+        sealed = seal_set(
+            *where,
+            parts,
+            SetFacts(*(params[name] for name in ("absent", "identity", "database", "tools", "notes"))),
+            passphrase,
+            check_mode=check_mode,
+            ready=ready,
+        )
     started, ended = (utc_from_text(sealed.manifest[name]) for name in ("started", "sealed"))
     return {
         "changed": sealed.changed,
@@ -315,7 +330,10 @@ def seal(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
 def discard(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Discard a set; return the module's result."""
-    changed = Repository(params["repository"]).discard(params["central"], params["set_id"], check_mode=check_mode)
+    repository = Repository(params["repository"])
+    changed = repository.discard(params["central"], params["set_id"], check_mode=check_mode)
+    if not check_mode:
+        changed |= PoolLeases(repository, params["central"]).release(params["set_id"])
     return {"changed": changed, "set_id": params["set_id"]}
 
 
