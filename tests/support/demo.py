@@ -18,7 +18,8 @@ from typing import Any
 
 from .paths import CENTRAL, ROOT, STATE
 
-DEFAULT_NAME = "odkdemo"
+# Not that of `make demo`, which has its attachments in S3.
+DEFAULT_NAME = "odktest"
 SEED = ("--projects", "1", "--forms", "3", "--submissions", "200", "--attachments", "60", "--attachment-size", "20000")
 
 

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Two steps of ``make demo``: seed data and an inventory before the backup, and what to say at its end.
+"""Two steps of ``make demo``: seed data, attachments in S3 and an inventory before the backup, and what to say at its end.
 
-That is: where the newest set is, what is in it, and how to check it with openssl and pg_restore.
+That is: where the newest set is, which parts it has, and how to check each with openssl, pg_restore, tar and rclone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .demo import Demo, ensure_demo
+from .demo import Demo, central, ensure_demo
 from .inventory import write_inventory
 
 
@@ -68,10 +68,41 @@ def largest(tables: dict[str, Any], count: int = 8) -> str:
     return ", ".join(f"{table.removeprefix('public.')} {rows}" for table, rows in order)
 
 
+PARTS = ("database", "enketo", "config", "blobs")
+
+
+def pool_command(pool: Path, passphrase_file: Path) -> str:
+    """The shell command by which anyone can list the objects of a pool with their SHA-1, decrypted on the way."""
+    rclone = shutil.which("rclone", path=str(Path(sys.executable).parent)) or "rclone"
+    hidden = f"head -n 1 {shlex.quote(str(passphrase_file))} | tr -d '\\n' | {shlex.quote(rclone)} obscure -"
+    settings = {
+        "TYPE": "crypt",
+        "REMOTE": shlex.quote(str(pool / "objects")),
+        "FILENAME_ENCRYPTION": "off",
+        "DIRECTORY_NAME_ENCRYPTION": "false",
+        "PASSWORD": f'"$({hidden})"',
+    }
+    lines = ["RCLONE_CONFIG=/dev/null", *(f"RCLONE_CONFIG_POOL_{name}={value}" for name, value in settings.items())]
+    return " \\\n    ".join([*lines, f"{shlex.quote(rclone)} hashsum sha1 --download pool:"])
+
+
+def check_objects(listed: str, names: Path) -> int:
+    """How many objects a pool has, each with the SHA-1 in its name; fails where one of the set's is not among them."""
+    found = {line.split()[1].rpartition("/")[2]: line.split()[0] for line in listed.splitlines()}
+    wanted = [json.loads(line)["key"] for line in names.read_text("utf-8").splitlines()]
+    wrong = [name for name in wanted if found.get(name) != name.rpartition("-")[2]]
+    if wrong or not wanted:
+        raise SystemExit(f"the pool lacks {len(wrong)} objects of the set, or has others in their place: {wrong[:3]}")
+    return len(wanted)
+
+
 def report(demo: Demo, folder: Path, passphrase_file: Path) -> None:
-    """Print where a set is, what is in it, and the commands that check it, each tried."""
+    """Print where a set is, its parts, and the commands that check them, each tried."""
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    part, held = manifest["parts"]["database"], manifest["database"]
+    parts, held = manifest["parts"], manifest["database"]
+    if set(parts) != set(PARTS):
+        raise SystemExit(f"this is not a full set: it has {sorted(parts)}, and lacks {manifest['absent']}")
+    part = parts["database"]
     path = folder / part["file"]
     reader = pg_restore_command(demo, str(part["archive_version"]))
     # pg_restore reads no more than the table of contents for a list, and openssl then says that it could not write on.
@@ -79,12 +110,18 @@ def report(demo: Demo, folder: Path, passphrase_file: Path) -> None:
     whole = check_command(path, passphrase_file, "", reader, "--file", "/dev/null")
     entries = sum(1 for line in run(listing, "+o").splitlines() if line and not line.startswith(";"))
     run(whole)
+    pool = folder.parent.parent / "pool" / str(parts["blobs"]["pool"])
+    objects = pool_command(pool, passphrase_file)
+    number = check_objects(run(objects), folder / parts["blobs"]["file"])
 
-    print(f"\nThe set is in\n  {folder}\nand holds")
-    for file in sorted(folder.iterdir()):
-        print(f"  {file.stat().st_size:>12,} bytes  {file.name}")
-    for name, reason in manifest["absent"].items():
-        print(f"  absent: {name}. {reason}")
+    print(f"\nThe set is in\n  {folder}\nwith {len(parts)} parts:")
+    for name in PARTS:
+        about = parts[name]
+        more = f" and {number} objects, {about['objects_size']:,} bytes, in {pool}" if name == "blobs" else ""
+        print(f"  {name:<9} {about['size']:>10,} bytes  {about['file']}{more}")
+    print(
+        f"  and       {(folder / 'manifest.json').stat().st_size:>10,} bytes  manifest.json (authenticates all of them)"
+    )
     print(f"Central {held['central']['version']}, PostgreSQL {part['server_version']}")
     print(f"Rows: {largest(held['tables'])}, ...")
     print(
@@ -92,9 +129,10 @@ def report(demo: Demo, folder: Path, passphrase_file: Path) -> None:
     )
     print(f"  {listing}\nand every byte of it, in silence if all is well (just tried):\n  {whole}")
     for name in ("enketo", "config"):
-        command = f"{decrypt(folder / manifest['parts'][name]['file'], passphrase_file)} | tar -t"
+        command = f"{decrypt(folder / parts[name]['file'], passphrase_file)} | tar -t"
         members = run(command).split()
         print(f"the part {name}, {len(members)} files (just tried):\n  {command}")
+    print(f"the attachments, each with the SHA-1 that is in its name (just tried, {number}):\n  {objects}")
     print(
         f"\nThe passphrase is in {passphrase_file}. Keep a copy of it elsewhere: without it the backup is worth nothing."
     )
@@ -105,13 +143,17 @@ def main() -> None:
     action, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     repository, passphrase_file = folder / "backups", folder / "passphrase"
     if action == "prepare":
-        demo = ensure_demo(name)
+        ensure_demo(name)
+        central("s3", "--name", name)
+        demo = Demo.load(name)
         variables = {
             "central_repository": str(repository),
             "central_passphrase_file": str(passphrase_file),
             # The way to Enketo's Redis and secrets and to the configuration. The API alone would give the database.
             "central_project_directory": str(demo["compose_dir"]),
             "central_project": str(demo["compose_project"]),
+            # As this host reaches it; bucket and keys are the Central's own.
+            "central_s3_server": f"http://127.0.0.1:{demo['ports']['S3_PORT']}",
         }
         write_inventory(folder / "inventory.yml", {name: demo}, **variables)
     else:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from . import engine, faults, images, project, seed, state
+from . import engine, faults, images, project, s3, seed, state
 from .run import DemoError
 
 DEFAULT_NAME = "odkdemo"
@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     named(one)
     seed.add_arguments(one)
 
+    named(add("s3", "give a demo an S3 server, and move its attachments there"))
+
     for name, text in (("down", "stop a demo; its data stays"), ("status", "what a demo is and whether it answers")):
         named(add(name, text))
     named(add("clean", "remove a demo whole; without --name all of this checkout, and the images"), None)
@@ -101,6 +103,8 @@ def _dispatch(options: argparse.Namespace) -> None:
         print(state.path_of(options.name))
     elif command == "seed":
         seed.seed(options)
+    elif command == "s3":
+        s3.enable(options.name)
     elif command == "down":
         project.down(options.name)
     elif command == "clean":

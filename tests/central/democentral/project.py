@@ -153,8 +153,8 @@ def _ports(name: str, known: dict[str, Any], port: int | None) -> dict[str, int]
     """Ports of the demo: those it has, unless it is down and somebody else took them meanwhile."""
     ports: dict[str, int] = dict(known.get("ports") or {})
     running = run(["docker", "ps", "-q", "--filter", f"name=^{container(name, 'nginx')}$"]).stdout.strip()
-    fresh = state.free_ports(3)
-    for key, candidate in zip(("HTTP_PORT", "HTTPS_PORT", "SERVICE_PORT"), fresh):
+    keys = ["HTTP_PORT", "HTTPS_PORT", "SERVICE_PORT", *(["S3_PORT"] if "S3_PORT" in ports else [])]
+    for key, candidate in zip(keys, state.free_ports(len(keys))):
         if key not in ports or not (running or state.is_free(ports[key])):
             ports[key] = candidate
     if port is not None:
@@ -299,7 +299,7 @@ def _remove_project(project: str) -> None:
     for kind in ("volume", "network"):
         for item in run(["docker", kind, "ls", "--quiet", *mine]).stdout.split():
             run(["docker", kind, "rm", item])
-    run(["docker", "image", "rm", *(f"{project}-{service}" for service in images.SERVICES)], check=False)
+    run(["docker", "image", "rm", *(f"{project}-{service}" for service in (*images.SERVICES, "s3"))], check=False)
 
 
 def status(name: str) -> str:
