@@ -28,7 +28,7 @@ import pytest
 from ansible_collections.odkops.central.plugins.module_utils._operation import BACKUP
 from ansible_collections.odkops.central.plugins.module_utils._operations import OPERATIONS
 
-from support import Demo, PlaybookResult, run_playbook
+from support import Demo, PlaybookResult, run_module, run_playbook
 from support.demo import SEED, central, sole_user
 from support.s3_servers import ACCESS_KEY, BUCKET, SECRET_KEY, rclone_server
 from support.vault import (
@@ -315,7 +315,10 @@ def test_a_full_set_is_pulled(site: Site, made: Made) -> None:
     assert manifest["parts"]["database"]["method"] == "pg_dump"
     assert all(part["encrypted"] for part in manifest["parts"].values())
     assert manifest["identity"]["domain"] == DOMAIN
-    assert not [note for note in manifest["notes"] if "off-site" in note]
+    assert not [note for note in manifest["notes"] if "off-site" in note or "lease" in note]
+    taken = {result["lease"]["user"] for result in outcome.of("central_lease") if result["lease"] is not None}
+    assert taken == {GATE_USER}
+    assert run_module("central_lease", {"project_directory": str(site.host.project_directory)})["lease"] is None
     submissions = int(site.demo.psql("select count(*) from submissions"))
     assert manifest["database"]["tables"]["public.submissions"] == submissions > 0
     uploaded = int(site.demo.psql("select count(*) from blobs where s3_status = 'uploaded'"))
@@ -465,6 +468,7 @@ def dumping(demo: Demo) -> list[str]:
 def test_a_vault_that_is_killed_leaves_nothing(site: Site, made: Made, whole: bool) -> None:
     """In the middle of the dump. If nobody is left to remove the unfinished set, it is at least not taken for one."""
     demo, before = site.demo, site.sets()
+    place = {"project_directory": str(site.host.project_directory)}
     outcomes: list[PlaybookResult] = []
     marked = {"ODKOPS_TEST_MARK": secrets.token_hex(8)}
     with demo.fault("dump-slow", "--rate", "20000"):
@@ -493,9 +497,13 @@ def test_a_vault_that_is_killed_leaves_nothing(site: Site, made: Made, whole: bo
         assert partial.startswith(".")
         assert partial.endswith(".partial")
         assert site.run("verify", central_set="all").rc == 0
+        # Its lease is there for another quarter of an hour, unless somebody breaks it.
+        assert "lease_held" in failure(site.run("backup"))
+        assert run_module("central_lease", {**place, "state": "broken"})["broken"]["holder"] == "vault"
     else:
         assert left == []
         assert "No backup set of central was made." in failure(outcomes[0])
+        assert run_module("central_lease", place)["lease"] is None
 
 
 def controllers(mark: str) -> list[int]:
