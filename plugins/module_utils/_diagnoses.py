@@ -353,6 +353,23 @@ RESTORE: dict[str, Diagnosis] = {
         "The restored Central did not come up, or does not answer as it should.",
         "Everything is as it was before. The message says what did not answer; look at the log of that service.",
     ),
+    "rdb_too_new": Diagnosis(
+        "The file of Redis in the backup was written by a later Redis than the target's, which does not load it.",
+        "Use `mode: export`, which any Redis can take, or upgrade the target. Nothing was changed.",
+    ),
+    "redis_not_supported": Diagnosis(
+        "Redis of Enketo at the target is set up otherwise than Central does it: it keeps an append-only file, is a copy of "
+        "another one, or keeps its file elsewhere.",
+        "Change its configuration as the message says. Nothing was changed.",
+    ),
+    "redis_load_failed": Diagnosis(
+        "Redis of Enketo did not take the transaction with the restored keys, so it changed nothing.",
+        "Everything is as it was. The message has its answer; look at its log and its settings.",
+    ),
+    "restore_differs": Diagnosis(
+        "What was read back after it was restored is not what was put in.",
+        "Everything is as it was. Find out what else writes there.",
+    ),
     "rollback_failed": Diagnosis(
         "A restore failed, and putting everything back failed as well.",
         "The old database is still there under the name in the message, and the journal knows how far it came: remove the cause, "

@@ -33,7 +33,8 @@ _PAGE = 500
 # fails makes Redis refuse what Enketo writes (stop-writes-on-bgsave-error), and needs memory for a copy.
 _SAVE_UP_TO = 256 * 1024 * 1024
 
-_READY = """\
+# Waits for Redis, at most as many seconds as the first parameter says.
+READY = """\
 cli() { redis-cli --raw "$@" | tr -d '\\r'; }
 nap() { sleep 0.2 2>/dev/null || sleep 1; }
 limit=$(($(date +%s) + $1))
@@ -64,7 +65,7 @@ printf 'memory %s\\n' "$memory"
 """
 
 _INFO = (
-    _READY
+    READY
     + """\
 printf 'free %s\\n' "$(free)"
 printf 'saving %s\\n' "$(field persistence rdb_bgsave_in_progress)"
@@ -75,7 +76,7 @@ printf '\\n'
 )
 
 _RDB = (
-    _READY
+    READY
     + f"""\
 failed() {{
   printf 'failed %s\\nanswer %s\\nfree %s\\n\\n' "$1" "$(printf %s "$2" | tr '\\n' ' ')" "$(free)"

@@ -137,7 +137,15 @@ class EnketoPart:
 
     index: dict[str, Any]
     links: RedisLinks
-    less_secret: bytes = field(repr=False)
+    #: by name
+    secrets: dict[str, bytes] = field(repr=False)
+    #: what the RDB file says
+    rdb: RdbFacts
+
+    @property
+    def less_secret(self) -> bytes:
+        """What the ids of single-submission links are made with."""
+        return self.secrets[LESS_SECRET]
 
 
 def read_secrets(channel: Channel) -> dict[str, bytes]:
@@ -263,7 +271,7 @@ def read_part(path: str, passphrase: str | None) -> EnketoPart:
     if rdb is None or index is None or set(secrets) != set(SECRETS):
         raise CentralError("corrupt", f"{path} is not a whole Enketo part: members are missing. Use another set.")
     _compare(path, index, rdb, facts)
-    return EnketoPart(index, facts.links, secrets[LESS_SECRET])
+    return EnketoPart(index, facts.links, secrets, rdb)
 
 
 def _take_all(source: Readable, facts: ExportFacts) -> None:

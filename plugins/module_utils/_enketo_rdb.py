@@ -54,7 +54,11 @@ def number(lines: dict[str, str], name: str) -> int:
     return int(value)
 
 
-def _refuse_failure(lines: dict[str, str]) -> None:
+def refuse_failure(lines: dict[str, str]) -> None:
+    """Say why Redis has not saved, where the lines of an operation tell that.
+
+    :raises CentralError: ``redis_save_failed``, ``central_disk_full``
+    """
     problem = lines.get("failed")
     if problem is None:
         return
@@ -114,7 +118,7 @@ def read_header(source: Readable) -> tuple[Saved, Readable]:
             raise _garbled()
     head, rest = data.split(b"\n\n", 1)
     lines = parse_lines(head)
-    _refuse_failure(lines)
+    refuse_failure(lines)
     check = lines.get("check", "")
     if check.startswith("failed"):
         raise CentralError(

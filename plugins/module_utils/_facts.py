@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol
 
 from ansible_collections.odkops.central.plugins.module_utils._bytea import ByteaDigest
@@ -69,6 +69,17 @@ class LinkFact:
     xml_form_id: str
     #: the token in the draft's address, for a draft
     draft_token: str | None
+    #: of the form in the database; later forms have higher numbers
+    form_id: int = field(default=0, compare=False)
+    #: whether the form is in the trash
+    deleted: bool = field(default=False, compare=False)
+    #: whether the id is that of a definition: of a draft, or of what was one
+    of_definition: bool = field(default=False, compare=False)
+
+    @property
+    def draft(self) -> bool:
+        """Whether it is, or was, a draft."""
+        return self.of_definition or self.draft_token is not None
 
 
 class Table(Protocol):
@@ -171,7 +182,7 @@ class Facts:
         self.blobs_in_database = 0
         self.bad_blobs: list[int] = []
         self._upgrade: tuple[int, dict[str, Any]] = (0, {})
-        self._forms: dict[int, tuple[int, str]] = {}
+        self._forms: dict[int, tuple[int, str, bool]] = {}
         self._links: list[LinkFact] = []
         self._drafts: list[tuple[int, str, str | None]] = []
         self._text = 0
@@ -192,7 +203,7 @@ class Facts:
         if name == "knex_migrations":
             return _ShortRows(columns, self._migration, ("name",))
         if name == "forms":
-            wanted = ("id", "projectId", "xmlFormId", "enketoId", "enketoOnceId")
+            wanted = ("id", "projectId", "xmlFormId", "enketoId", "enketoOnceId", "deletedAt")
             return _ShortRows(columns, self._form, wanted)
         if name == "form_defs" and "enketoId" in columns:
             return _ShortRows(columns, self._form_def, ("formId", "enketoId", "draftToken"))
@@ -238,10 +249,11 @@ class Facts:
         number, project = _integer(row, "id"), _integer(row, "projectId")
         if len(self._forms) >= _MAXIMUM_LINKS:
             raise corrupt("public.forms has more rows than are taken for genuine")
-        self._forms[number] = (project, (row.get("xmlFormId") or "")[:_TEXT])
+        form, deleted = (row.get("xmlFormId") or "")[:_TEXT], bool(row.get("deletedAt"))
+        self._forms[number] = (project, form, deleted)
         if row.get("enketoId") or row.get("enketoOnceId"):
-            project, form = self._forms[number]
-            self._links.append(LinkFact(_short(row, "enketoId"), _short(row, "enketoOnceId"), project, form, None))
+            ids = (_short(row, "enketoId"), _short(row, "enketoOnceId"))
+            self._links.append(LinkFact(*ids, project, form, None, number, deleted))
 
     def _form_def(self, row: dict[str, str | None]) -> None:
         enketo_id = _short(row, "enketoId")
@@ -253,9 +265,10 @@ class Facts:
 
     def links(self) -> list[LinkFact]:
         """The forms and drafts that Enketo knows, after the whole dump has passed."""
-        drafts = [
-            LinkFact(enketo_id, None, *self._forms.get(form, (0, "")), token) for form, enketo_id, token in self._drafts
-        ]
+        drafts = []
+        for number, enketo_id, token in self._drafts:
+            project, form, deleted = self._forms.get(number, (0, "", False))
+            drafts.append(LinkFact(enketo_id, None, project, form, token, number, deleted, True))
         return self._links + drafts
 
     def check(self, known_bad_blobs: frozenset[int] = frozenset()) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ansible_collections.odkops.central.plugins.module_utils import (
     _config_operations,
     _enketo_operations,
+    _enketo_restore_operations,
     _journal_operations,
     _lease_operations,
     _pg_dump_operations,
@@ -19,6 +20,7 @@ from ansible_collections.odkops.central.plugins.module_utils._operation import O
 _ALL: tuple[Operation, ...] = (
     *_pg_dump_operations.OPERATIONS,
     *_enketo_operations.OPERATIONS,
+    *_enketo_restore_operations.OPERATIONS,
     *_config_operations.OPERATIONS,
     *_s3_operations.OPERATIONS,
     *_lease_operations.OPERATIONS,
