@@ -105,12 +105,13 @@ class LegacyZip:
             self._copy(name, piece)
             yield piece
 
-    def blocks(self) -> Iterator[Block]:
-        """The data of each entry, in the order of the zip file. Each one's pieces must be read before the next one.
+    def blocks(self, in_order: bool = False) -> Iterator[Block]:
+        """The data of each entry. Each one's pieces must be read before the next one.
 
+        :param in_order: in the order of the table of contents, not in that of the zip file
         :raises CentralError: ``corrupt``, ``unsafe_archive``, ``unreadable``
         """
-        for name in self._members:
+        for name in self._files if in_order else self._members:
             found = self._files.get(name)
             if found is not None:
                 yield Block(found.entry, found.large_object, self._content(name))

@@ -9,9 +9,11 @@ from ansible_collections.odkops.central.plugins.module_utils import (
     _config_operations,
     _enketo_operations,
     _enketo_restore_operations,
+    _health_operations,
     _journal_operations,
     _lease_operations,
     _pg_dump_operations,
+    _restore_operations,
     _s3_operations,
     _service_operations,
 )
@@ -25,6 +27,8 @@ _ALL: tuple[Operation, ...] = (
     *_s3_operations.OPERATIONS,
     *_lease_operations.OPERATIONS,
     *_journal_operations.OPERATIONS,
+    *_health_operations.OPERATIONS,
+    *_restore_operations.OPERATIONS,
     *_service_operations.OPERATIONS,
 )
 

@@ -32,10 +32,11 @@ elif [ -z "${PGSERVICE+set}" ]; then
 fi
 """
 
+#: begins each script with the programs of ``postgres14``, whose first two parameters are a user and a database there.
 # In a container of its own, made like the one of the database, which it reaches as service does. Nothing is executed in the
 # container of the database itself: what it leaves behind there becomes a child of the server, which takes the end of a
 # child that it does not know for a crash, and ends all sessions.
-_BESIDE = """\
+BESIDE = """\
 set -u
 export LC_ALL=C PGHOST=postgres14 PGUSER="$1" PGDATABASE="$2" PGPASSWORD="${POSTGRES_PASSWORD-}"
 unset PGSERVICE PGHOSTADDR PGPORT
@@ -104,7 +105,8 @@ _PROJECT = "compose config 2>/dev/null | sed -n 's/^name: *//p' | head -n 1"
 # The container of `service`, whether it runs or not, or nothing.
 _MADE = "compose ps --all --quiet service"
 
-_TIMEOUT = 'export PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-20}"\n'
+#: follows both: a server that does not answer is given up
+TIMEOUT = 'export PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-20}"\n'
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}"
 _PARAMETERS = (
@@ -113,8 +115,8 @@ _PARAMETERS = (
     r"1?[0-9]",  # niceness
 )
 
-_IN_SERVICE = SETTINGS + _TIMEOUT
-_OF_POSTGRES14 = _BESIDE + _TIMEOUT
+_IN_SERVICE = SETTINGS + TIMEOUT
+_OF_POSTGRES14 = BESIDE + TIMEOUT
 
 #: in the container of ``service``; ``-once``: in a container of its own, with the settings and the programs of ``service``, where
 #: that one does not run; ``-postgres14``: in one with the programs of ``postgres14``, as a user and in a database of that server

@@ -39,6 +39,8 @@ class TocEntry:
     section: int = 1
     #: how its rows are stored (``heap``), or empty
     access_method: str = ""
+    #: where the field stands in the archive that only its own format has: its first byte, and the one behind it
+    extra: tuple[int, int] = (0, 0)
 
     @property
     def name(self) -> str:

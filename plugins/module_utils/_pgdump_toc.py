@@ -244,6 +244,7 @@ def _read_entry(source: ArchiveInput, header: Header, end: int) -> TocEntry:
     if section not in _SECTIONS or relkind not in _RELKINDS or with_oids not in ("true", "false"):
         raise corrupt(f"the entry {dump_id} of its table of contents has an impossible value")
     _read_dependencies(source, dump_id, end)
+    extra = source.offset
     file_name, position = "", 0
     if header.container == DIRECTORY:
         file_name = source.string(_NAME) or ""
@@ -269,6 +270,7 @@ def _read_entry(source: ArchiveInput, header: Header, end: int) -> TocEntry:
         oid=int(oid or 0),
         section=section,
         access_method=access_method or "",
+        extra=(extra, source.offset),
     )
 
 

@@ -1,0 +1,280 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A backup as pg_restore gets it: the archive in the custom format, without compression, as a stream.
+
+pg_restore spends a third of its time inflating, on the core that it needs for everything else, and what reads an archive of
+another version of PostgreSQL may lack its compression. So it is decompressed here. A legacy zip holds the directory format,
+which pg_restore reads from a disk only: it becomes the custom format on the way, and needs no copy anywhere.
+
+Source of the formats: see _pgdump_toc.py and _pgdump_archive.py, and for the field of an entry in the custom format
+_WriteExtraToc and WriteOffset of PostgreSQL's src/bin/pg_dump (pg_backup_custom.c, pg_backup_archiver.c).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import BinaryIO
+
+from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error
+from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import LegacyZip
+from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import HEADER_SIZE, MAGIC, EncryptedReader
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block, CustomArchive
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_directory import TOC
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import CUSTOM, Header
+from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Digesting, Readable, read_exactly
+
+# Where the sizes of an integer and of an offset, the format and the compression stand in the header.
+_INTEGER_SIZE = 8
+_OFFSET_SIZE = 9
+_FORMAT = 10
+_COMPRESSION = 11
+
+# The states of an entry's offset: not known, and no data.
+_NOT_SET = 1
+_NO_DATA = 3
+
+_DATA = b"\1"
+_LARGE_OBJECTS = b"\3"
+
+# What is made before a restore, by somebody else, or not at all: databases and extensions are there already; grants are made
+# afterwards, since their roles may not exist; the rest only a superuser can make, and Central has none of it.
+_LEFT_OUT = frozenset(
+    (
+        "EXTENSION",
+        "ACL",
+        "DEFAULT ACL",
+        "DATABASE",
+        "DATABASE PROPERTIES",
+        "SECURITY LABEL",
+        "SUBSCRIPTION",
+        "EVENT TRIGGER",
+    )
+)
+_PUBLIC = frozenset(("SCHEMA", "COMMENT"))
+
+_EXTENSION = re.compile(
+    r'CREATE EXTENSION IF NOT EXISTS "?(?P<name>[A-Za-z0-9_-]+)"? WITH SCHEMA "?(?P<schema>[A-Za-z0-9_]+)"?;'
+)
+# Grants and their like, and nothing else: no statement of another kind, no command of psql.
+_GRANT = re.compile(
+    r"(?:(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) [^\\;]*;\s*|(?:RE)?SET SESSION AUTHORIZATION[^\\;]*;\s*)+"
+)
+
+
+def is_restored(entry: TocEntry) -> bool:
+    """Whether pg_restore is to make what an entry describes."""
+    if entry.description in _LEFT_OUT:
+        return False
+    if entry.description == "COMMENT" and entry.tag.startswith(("EXTENSION ", "DATABASE ")):
+        return False
+    return not (entry.description in _PUBLIC and entry.tag in ("public", "SCHEMA public"))
+
+
+class RestoreArchive:
+    """A backup, opened to be restored. Use it as a context manager.
+
+    :param path: of the backup, which has been verified
+    :param passphrase: that opens it
+    :param sha256: that the verification has found; see :meth:`check`
+    :raises CentralError: ``unreadable``, and what the readers say of a file that has changed since
+    """
+
+    def __init__(self, path: str, passphrase: str, sha256: str) -> None:
+        self._path = path
+        self._sha256 = sha256
+        try:
+            self._file: BinaryIO = open(path, "rb", buffering=0)  # pylint: disable=consider-using-with
+        except OSError as error:
+            raise reading_error(error, path) from error
+        try:
+            #: None where all of the file was compared before it is read: a zip is not read from its first byte to its last
+            self._digest: Digesting | None = Digesting(self._file)
+            start = read_exactly(self._digest, len(MAGIC))
+            self._archive: CustomArchive | LegacyZip
+            if start == MAGIC:
+                salt = read_exactly(self._digest, HEADER_SIZE - len(MAGIC))
+                recording = _Recording(EncryptedReader(self._digest, salt, passphrase))
+                self._archive = CustomArchive(recording)
+                self._head = recording.stop(self._archive.size)
+                self._blocks: Iterable[Block] = self._archive.blocks()
+            else:
+                self.check()
+                self._digest = None
+                kept: list[bytes] = []
+                self._archive = LegacyZip(
+                    self._file, passphrase, lambda name, data: kept.append(data) if name == TOC else None
+                )
+                self._head = b"".join(kept)
+                self._blocks = self._archive.blocks(in_order=True)
+        except BaseException:
+            self._file.close()
+            raise
+        self.header: Header = self._archive.header
+        self.entries: list[TocEntry] = self._archive.entries
+
+    def __enter__(self) -> RestoreArchive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def restored_ids(self) -> list[int]:
+        """Ids of the entries that pg_restore is to make, in their order: what its option ``--use-list`` takes."""
+        return [entry.dump_id for entry in self.entries if is_restored(entry)]
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        """The extensions that the database needs, but plpgsql, which each has: schemas by name."""
+        found = {}
+        for entry in self.entries:
+            if entry.description == "EXTENSION" and entry.tag != "plpgsql":
+                match = _EXTENSION.match(entry.definition)
+                found[entry.tag] = match["schema"] if match else "public"
+        return found
+
+    @property
+    def grants(self) -> list[str]:
+        """SQL of what the archive grants, to roles that there may not be, an entry each."""
+        wanted = [entry.definition for entry in self.entries if entry.description in ("ACL", "DEFAULT ACL")]
+        return [sql.strip() for sql in wanted if _GRANT.fullmatch(sql)]
+
+    def pieces(self) -> Iterator[bytes]:
+        """The archive without compression, in pieces. It can be read once.
+
+        :raises CentralError: where the file is not what was verified
+        """
+        yield _rewritten(self._head, self.entries)
+        size = self._head[_INTEGER_SIZE]
+        end = _integer(0, size)
+        method, file = self.header.compression, self.header.container != CUSTOM
+        waiting = iter([entry for entry in self.entries if entry.has_data])
+        current: TocEntry | None = None
+        for block in self._blocks:
+            if block.entry is not current:
+                yield from _between(current, block.entry, waiting, size)
+                current = block.entry
+            if block.large_object is not None:
+                yield _integer(block.large_object - 2**32 if block.large_object >= 2**31 else block.large_object, size)
+            engine = decompressor(method, block.entry.name, file)
+            for compressed in block.pieces:
+                for data in engine.feed(compressed):
+                    if data:
+                        yield _integer(len(data), size)
+                        yield data
+            engine.finish()
+            yield end
+        yield from _between(current, None, waiting, size)
+        self.check()
+
+    def check(self) -> None:
+        """See that the file that was read is the one that was verified, byte for byte.
+
+        :raises CentralError: ``tampered``
+        """
+        if self._digest is None:
+            return
+        self._digest.drain()
+        if self._digest.sha256 != self._sha256:
+            raise CentralError(
+                "tampered",
+                f"{self._path} has changed while it was restored. Nothing of it was kept. Find out who writes there.",
+            )
+
+
+class _Recording:
+    """Passes a stream on and keeps what has been read of it, until it is stopped."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._kept: list[bytes] | None = []
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        if self._kept is not None:
+            self._kept.append(data)
+        return data
+
+    def stop(self, size: int) -> bytes:
+        """Keep no more, and return the first `size` bytes."""
+        kept = b"".join(self._kept or ())[:size]
+        self._kept = None
+        return kept
+
+
+class Fed:
+    """Pieces as a stream that an operation reads: small ones are put together.
+
+    :param start: what comes before them
+    """
+
+    def __init__(self, start: bytes, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._next = start
+        #: bytes that were given
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        """As :meth:`Readable.read`."""
+        gathered = [self._next]
+        length = len(self._next)
+        self._next = b""
+        while length < CHUNK:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            gathered.append(piece)
+            length += len(piece)
+        data = b"".join(gathered)
+        if length > size:
+            data, self._next = data[:size], data[size:]
+        self.size += len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go of what the pieces hold."""
+        with contextlib.suppress(AttributeError):
+            self._pieces.close()  # type: ignore[attr-defined]
+
+
+def _rewritten(head: bytes, entries: list[TocEntry]) -> bytes:
+    """Header and table of contents of an archive, in the custom format, without compression and positions."""
+    version = (head[5], head[6])
+    none = _integer(0, head[_INTEGER_SIZE]) if version < (1, 15) else b"\0"
+    pieces = [head[:_FORMAT], bytes([CUSTOM]), none]
+    position = _COMPRESSION + len(none)
+    for entry in entries:
+        begin, end = entry.extra
+        pieces += (head[position:begin], bytes([_NOT_SET if entry.has_data else _NO_DATA]), bytes(head[_OFFSET_SIZE]))
+        position = end
+    pieces.append(head[position:])
+    return b"".join(pieces)
+
+
+def _between(
+    latest: TocEntry | None, following: TocEntry | None, waiting: Iterator[TocEntry], size: int
+) -> Iterator[bytes]:
+    """What stands between the data of two entries: the end of large objects, and the beginning of a block.
+
+    An entry of large objects without any is among them.
+    """
+    if latest is not None and latest.description == "BLOBS":
+        yield _integer(0, size)
+    for entry in waiting:
+        yield (_LARGE_OBJECTS if entry.description == "BLOBS" else _DATA) + _integer(entry.dump_id, size)
+        if entry is following:
+            return
+        yield _integer(0, size)
+
+
+def _integer(value: int, size: int) -> bytes:
+    """A signed integer as archives have it: a byte of sign, then `size` bytes, the least significant first."""
+    return bytes([value < 0]) + abs(value).to_bytes(size, "little")
