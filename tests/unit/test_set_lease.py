@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pool_lease import PoolLeases
 from ansible_collections.odkops.central.plugins.module_utils._repository import Repository
+from ansible_collections.odkops.central.plugins.module_utils._seal import SetFacts, seal_set
 from ansible_collections.odkops.central.plugins.module_utils._set_lease import counting_on_pool, sealing
 
 from support import Result, run_module
@@ -133,6 +134,22 @@ def test_a_lease_that_is_lost_while_the_parts_are_read(run: Run) -> None:
         run.leases.release(run.set_id)
         ready()
     assert error.value.diagnosis == "lease_lost"
+
+
+def test_a_set_is_not_sealed_where_something_says_no_at_the_last_moment(run: Run) -> None:
+    (run.path / "database").write_bytes(CONTENT)
+    seen = []
+
+    def ready() -> None:
+        seen.append((run.path / "manifest.json").exists())
+        raise CentralError("lease_lost", "The lease is lost.")
+
+    with pytest.raises(CentralError) as error:
+        facts = SetFacts(ABSENT, {}, {}, {}, [])
+        seal_set(run.repository, "demo", run.set_id, {"database": database_part()}, facts, PASSPHRASE, ready=ready)
+    assert (error.value.diagnosis, seen) == ("lease_lost", [True])
+    assert not run.sealed()
+    assert not (run.path / "manifest.json").exists()
 
 
 def test_a_loss_after_the_set_has_its_name_does_not_matter(run: Run) -> None:
