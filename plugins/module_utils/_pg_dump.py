@@ -9,7 +9,6 @@ pg_dump does not compress, which is what takes most of its time. What is written
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from ansible_collections.odkops.central.plugins.module_utils._backup_terms impor
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._destination import Destination
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._funnel import Funnel
+from ansible_collections.odkops.central.plugins.module_utils._following import Following
 from ansible_collections.odkops.central.plugins.module_utils._identity import read_identity
 from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import EncryptedWriter
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump_operations import SESSION_PREFIX
@@ -127,32 +126,29 @@ def _stream(channel: Channel, place: Place, terms: Terms, options: DumpOptions, 
     session = SESSION_PREFIX + ("" if place.name == SERVICE else "once-") + secrets.token_hex(8)
     milliseconds = str(round(options.lock_wait_timeout * 1000))
     arguments = (*place.arguments, session, milliseconds, str(options.nice))
+    writer = EncryptedWriter(terms.passphrase or "")
+
+    def verify(stream: Readable) -> Verification:
+        return verify_stream(stream, terms.expectation, alone=True)
+
     with AtomicFile(path) as file:
-
-        def verify(stream: Readable) -> Verification:
-            return verify_stream(stream, terms.expectation, copy=file.write)
-
+        size = file.write(writer.header())
         try:
-            # This thread reads, compresses and encrypts, and is the one that a signal ends. Another one verifies.
+            # This process reads, compresses, encrypts and writes, and is the one that a signal ends. Another one verifies.
             with (
-                Funnel(verify) as funnel,
+                Following(verify, file.file.fileno(), path) as following,
                 channel.stream(place.operation, *arguments, idle_timeout=options.idle_timeout) as output,
             ):
-                for piece in _encrypted(limited(output, terms.rate_limit), terms.passphrase or ""):
-                    funnel.put(piece)
-                found = funnel.finish()
+                for piece in recompress(limited(output, terms.rate_limit)):
+                    size += file.write(writer.update(piece))
+                    following.grown(size)
+                found = following.finish()
         except CentralError as error:
             raise _explained(error, place, options) from error
+        if found.size != size:
+            raise AssertionError(f"{found.size} bytes were verified, and {size} were written")
         file.commit()
     return found
-
-
-def _encrypted(source: Readable, passphrase: str) -> Iterator[bytes]:
-    """The dump `source` as Central's API would send it."""
-    writer = EncryptedWriter(passphrase)
-    yield writer.header()
-    for piece in recompress(source):
-        yield writer.update(piece)
 
 
 def _explained(error: CentralError, place: Place, options: DumpOptions) -> CentralError:

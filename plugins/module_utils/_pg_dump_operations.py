@@ -86,11 +86,13 @@ done
 
 # The dump goes to standard output, what pg_dump says last in one line to stderr. On SIGTERM pg_dump cancels what it has asked
 # of the server. The shell outlives it, so that no dead process is left to the first one of the container, which may not
-# wait for what it does not know.
+# wait for what it does not know. stdbuf of coreutils, where it is there, lets pg_dump write rows in large pieces: each
+# piece, large or small, costs Docker the same work in three processes.
 _DUMP = """\
 trap : TERM
 exec 4>&1
-said=$(nice -n "$3" pg_dump --format=custom --compress=0 --no-password --lock-wait-timeout="$2" \\
+if stdbuf -o 256K true 2>/dev/null; then in_pieces="stdbuf -o 256K"; else in_pieces=; fi
+said=$(nice -n "$3" $in_pieces pg_dump --format=custom --compress=0 --no-password --lock-wait-timeout="$2" \\
   --dbname="application_name=$1" 2>&1 >&4 4>&-)
 status=$?
 if [ "$status" -ne 0 ]; then

@@ -19,13 +19,13 @@ import os
 import pickle
 import signal
 import threading
-import traceback
 from types import TracebackType
 from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
+from ansible_collections.odkops.central.plugins.module_utils._forks import end, fork, was_killed
 from ansible_collections.odkops.central.plugins.module_utils._memory import keep_freed_memory
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
@@ -94,22 +94,13 @@ class ReadingProcesses:
 
     def _fork(self, work: Callable[[], None], strange: list[Slots]) -> None:
         """Do `work` in a new process, which has nothing to do with the slots `strange`."""
-        process = os.fork()
-        if process:
-            self._processes.append(process)
-            return
-        status = 1
-        try:
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
+
+        def apart() -> None:
             for slots in strange:
                 slots.close()
             work()
-            status = 0
-        except BaseException:  # noqa: BLE001  # whatever it is, this process ends here
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+
+        self._processes.append(fork(apart))
 
     def _receive(self) -> None:
         """Take what comes back, in a thread."""
@@ -126,11 +117,7 @@ class ReadingProcesses:
                     for blob in pickle.loads(data):  # noqa: S301  # of a fork of this process
                         self._on_blob(blob)
         except EOFError:
-            self._error = self._error or CentralError(
-                "process_killed",
-                "A process that reads the backup was ended from outside, perhaps because memory was short. "
-                "Nothing is known of the backup; verify it again.",
-            )
+            self._error = self._error or was_killed()
         except BaseException as error:  # noqa: BLE001  # what on_blob raises is raised again in put() and finish()
             self._error = error
             self._end_processes()
@@ -161,9 +148,8 @@ class ReadingProcesses:
                 os.kill(process, signal.SIGKILL)
 
     def _end(self) -> None:
-        self._end_processes()
         for process in self._processes:
-            os.waitpid(process, 0)
+            end(process)
         if self._thread.ident is not None:
             self._thread.join()
         self._to.close()

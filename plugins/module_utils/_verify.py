@@ -147,6 +147,7 @@ def verify_stream(
     stored: BinaryIO | None = None,
     plain: Copy | None = None,
     on_facts: Callable[[Facts], None] | None = None,
+    alone: bool = False,
 ) -> Verification:
     """Verify a backup while it streams by.
 
@@ -156,11 +157,12 @@ def verify_stream(
     :param plain: called with a file's name and its next piece, for all that is decrypted, before it is looked at: the
         files of a dump in the directory format from a zip, else one file without a name
     :param on_facts: called with what the rows say, once all is well
+    :param alone: in this thread, since other processes have work for all cores
     :raises CentralError: with the diagnosis of what is wrong; the rest of the stream is not read then
     """
     digest = Digesting(source, copy)
     try:
-        return _verify(digest, expected, on_blob, stored, plain, on_facts)
+        return _verify(digest, expected, on_blob, stored, plain, on_facts, alone)
     except CentralError as error:
         if expected.sha256 is not None and error.diagnosis in _DAMAGE:
             digest.drain()
@@ -175,6 +177,7 @@ def _verify(
     stored: BinaryIO | None,
     plain: Copy | None,
     on_facts: Callable[[Facts], None] | None,
+    alone: bool,
 ) -> Verification:
     head = read_exactly(digest, _SNIFF)
     found = _sniff(head, digest)
@@ -190,7 +193,7 @@ def _verify(
     result = _describe(found, encrypted, expected.depth, archive.header)
     if expected.depth != "passphrase":
         entries, blocks = archive.entries, archive.blocks()
-        facts = read_blocks(archive.header, entries, blocks, found == ZIP, _stored_size(stored), on_blob)
+        facts = read_blocks(archive.header, entries, blocks, found == ZIP, _stored_size(stored), on_blob, alone)
         facts.check(expected.known_bad_blobs)
         result.size, result.sha256 = digest.size, digest.sha256
         result.tables, result.central = dict(sorted(facts.tables.items())), facts.summary()

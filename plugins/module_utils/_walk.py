@@ -30,6 +30,7 @@ def read_blocks(
     file: bool = False,
     size: int | None = None,
     on_blob: Callable[[BlobFact], None] | None = None,
+    alone: bool = False,
 ) -> Facts:
     """Decompress and read all data of an archive.
 
@@ -39,13 +40,17 @@ def read_blocks(
     :param blocks: the blocks, as :meth:`CustomArchive.blocks` gives them
     :param file: the blocks are files of the directory format
     :param size: bytes of the backup where it is a file, else None
-    :param on_blob: called with each row of ``blobs``, in another thread
+    :param on_blob: called with each row of ``blobs``, in another thread unless `alone`
+    :param alone: by this thread and no other
     :returns: what the rows say
     :raises CentralError: ``truncated``, ``corrupt``, ``missing_required_lib``, ``process_killed``, ...
     """
     facts = Facts(on_blob)
     _check_entries(entries)
     facts.encoding = next((read_encoding(entry) for entry in entries if entry.description == "ENCODING"), None)
+    if alone:
+        _feed(blocks, Decompressing(header.compression, file, TableReader(facts).take).take)
+        return facts
     if size is not None and size >= LARGE and (os.cpu_count() or 1) > 1:
         try:
             processes = ReadingProcesses(header.compression, file, entries, facts, on_blob)

@@ -14,11 +14,13 @@ import signal
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.odkops.central.plugins.module_utils import _pgdump_recompress
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Terms
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump import DumpOptions, dump, rehearse_dump
@@ -118,6 +120,41 @@ def test_a_backup(server: Server, central: BareCentral, terms: Terms) -> None:
 
     assert restored(plain) == restored(server.dump("small"))
     assert server.sql("postgres", OURS) == "0"
+
+
+class Wrong:
+    """A compressor that loses a byte, or makes another one of it."""
+
+    def __init__(self, spoil: Callable[[bytes], bytes]) -> None:
+        self._compressor = zlib.compressobj(1)
+        self._spoil = spoil
+
+    def compress(self, data: bytes) -> bytes:
+        return self._compressor.compress(data)
+
+    def flush(self) -> bytes:
+        return self._spoil(self._compressor.flush())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:],
+        lambda data: data[:-1] + bytes([data[-1] ^ 128]),
+        lambda data: data + b"\0",
+        lambda _data: zlib.compress(b""),
+    ],
+    ids=["short", "other", "checksum", "long", "empty"],
+)
+def test_what_is_written_is_what_is_proven(
+    central: BareCentral, terms: Terms, spoil: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compressor that is not to be trusted makes no backup."""
+    monkeypatch.setattr(_pgdump_recompress, "_compressors", lambda: lambda: Wrong(spoil))
+    with refused("corrupt"):
+        dump(central, terms, DumpOptions())
+    assert not Path(terms.dest).exists()
 
 
 def test_it_is_restored(server: Server, central: BareCentral, terms: Terms) -> None:
