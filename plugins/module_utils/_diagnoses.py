@@ -375,6 +375,21 @@ RESTORE: dict[str, Diagnosis] = {
         "The old database is still there under the name in the message, and the journal knows how far it came: remove the cause, "
         "then run the rollback again.",
     ),
+    "blob_differs": Diagnosis(
+        "An object in the bucket has the name of one that the database needs, and another size or content.",
+        "Find out who wrote it. Nothing is overwritten: move it away, then begin again.",
+    ),
+    "shared_bucket": Diagnosis(
+        "Another Central than the backup's would have its objects in the same bucket under the same prefix, and what "
+        "either one purges the other would lose.",
+        "Give the new Central a bucket or a prefix of its own. If the old one is out of service for good, "
+        "`source_retired` says so.",
+    ),
+    "unsafe_path": Diagnosis(
+        "Where a file is to be put back there is a symbolic link, a directory or the like, or the way there leads over a "
+        "link.",
+        "Nothing was changed. Put the file there by hand, or remove the link and begin again.",
+    ),
 }
 
 #: all of them

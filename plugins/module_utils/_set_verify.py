@@ -65,8 +65,12 @@ class SetRequest:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a set is."""
+class Place:
+    """Where a set is.
+
+    :param sealed: whether it has its final name
+    :param path: absolute
+    """
 
     repository: Repository
     central: str
@@ -82,7 +86,7 @@ def verify_set(path: str, request: SetRequest) -> dict[str, Any]:
         part is found to be), ``tables`` and ``central`` (of the database), ``links``, ``objects``, ``warnings``
     :raises CentralError: with the diagnosis of what is wrong; its detail ``part`` says where
     """
-    place = _place_of(path)
+    place = place_of(path)
     manifest, authenticated = None, False
     if place.sealed:
         entry = SetEntry(place.central, place.set_id, place.path)
@@ -103,7 +107,11 @@ def verify_set(path: str, request: SetRequest) -> dict[str, Any]:
     }
 
 
-def _place_of(path: str) -> _Place:
+def place_of(path: str) -> Place:
+    """Say which set is in the directory `path`, by its name and where it lies.
+
+    :raises CentralError: ``not_a_set``, ``bad_name``, ``not_a_repository``
+    """
     whole = os.path.abspath(path)
     if not is_real_directory(whole):
         raise CentralError(
@@ -120,7 +128,7 @@ def _place_of(path: str) -> _Place:
             "Do not rename sets; to move one elsewhere, use central_set_export.",
         )
     check_central_name(central)
-    return _Place(Repository(root), central, unsealed or name, unsealed is None, whole)
+    return Place(Repository(root), central, unsealed or name, unsealed is None, whole)
 
 
 def _parts_there(directory: str) -> dict[str, dict[str, Any]]:
@@ -138,7 +146,7 @@ class _SetCheck:
 
     def __init__(
         self,
-        place: _Place,
+        place: Place,
         request: SetRequest,
         parts: Mapping[str, Mapping[str, Any]],
         manifest: Mapping[str, Any] | None,

@@ -255,6 +255,13 @@ rclone_version:
   returned: success, if it was needed
   type: str
   sample: 1.60.1
+s3:
+  description:
+    - Where the Central's objects are, C(server), C(bucket) and C(prefix), without keys, so that a restore can tell whether
+      another Central would share them. Null if that is not known.
+  returned: as RV(path)
+  type: dict
+  sample: {"server": "https://s3.eu-west-1.amazonaws.com", "bucket": "odk-attachments", "prefix": ""}
 notes:
   description: Sentences for whoever reads the manifest.
   returned: success, not in check mode
@@ -338,6 +345,7 @@ from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
 from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, S3Settings, find_rclone
 from ansible_collections.odkops.central.plugins.module_utils._repository import Repository
+from ansible_collections.odkops.central.plugins.module_utils._s3_place import S3Place
 from ansible_collections.odkops.central.plugins.module_utils._s3_settings import (
     in_clear,
     settings_of,
@@ -397,6 +405,13 @@ class _Asked:
         """Whether objects were fetched over a network unencrypted."""
         return self.settings.cache_info().currsize > 0 and in_clear(self.settings())
 
+    def place(self) -> dict[str, str] | None:
+        """Where the objects are; None where that cannot be told. Nothing has to be fetched for it."""
+        try:
+            return S3Place.of(self.settings()).as_dict()
+        except CentralError:
+            return None
+
     def versions(self) -> dict[str, str]:
         """The version of rclone, if it was needed."""
         return {"rclone_version": self.rclone().version} if self.rclone.cache_info().currsize else {}
@@ -439,6 +454,8 @@ def _back_up(params: dict[str, Any], temporary: str, check_mode: bool) -> dict[s
                 done = back_up(task)
         if not check_mode and asked.crossed_in_clear():
             done["notes"] = [*done["notes"], "The S3 server has no TLS: the objects crossed the network unencrypted."]
+        if not check_mode:
+            done["s3"] = asked.place()
         return {**done, **asked.versions(), "changed": True}
 
 

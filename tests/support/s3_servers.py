@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
+import http.server
 import os
 import random
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -109,6 +112,58 @@ def moto_server() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _process(command, port):
         yield f"http://127.0.0.1:{port}"
+
+
+class _Hiding(http.server.BaseHTTPRequestHandler):
+    """Hands requests on, and says 403 of what is not there: as S3 does to keys that may not list the bucket."""
+
+    protocol_version = "HTTP/1.1"
+    behind = ""
+    all_of_it = False
+    writes = True
+
+    def _hand_on(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        body = self.rfile.read(length) if length else None
+        with contextlib.closing(http.client.HTTPConnection(self.behind)) as connection:
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            with connection.getresponse() as answer:
+                data, status = answer.read(), answer.status
+        hidden = status == 404 or (self.all_of_it and self.command in ("HEAD", "GET"))
+        if hidden or (not self.writes and self.command == "PUT"):
+            status, data = 403, b"<Error><Code>AccessDenied</Code></Error>"
+        self.send_response(status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        whole = self.command == "HEAD" and status == 200
+        self.send_header("content-length", str(answer.getheader("content-length") if whole else len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _hand_on
+
+    def log_message(self, format: str, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def hiding_server(server: S3Server, all_of_it: bool = False, writes: bool = True) -> Iterator[str]:
+    """A server before another one that says 403 instead of 404; gives its address.
+
+    :param all_of_it: say 403 of what is there, too
+    :param writes: let objects be written
+    """
+    given = {"behind": server.address.partition("//")[2], "all_of_it": all_of_it, "writes": writes}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Hiding,), given)) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        finally:
+            proxy.shutdown()
+            thread.join()
 
 
 def options_of(address: str) -> dict[str, str]:
