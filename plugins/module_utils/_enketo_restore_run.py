@@ -19,7 +19,7 @@ from typing import Any
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Stopwatch
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._enketo_plan import EnketoPlan
-from ansible_collections.odkops.central.plugins.module_utils._enketo_rebuild import parse_address
+from ansible_collections.odkops.central.plugins.module_utils._enketo_rebuild import Address, parse_address
 from ansible_collections.odkops.central.plugins.module_utils._enketo_restore import (
     apply,
     check,
@@ -96,7 +96,7 @@ def rehearse(request: Request) -> dict[str, Any]:
     journal = Journal.read(request.channel)
     if journal is not None:
         _require_own(journal)
-    plan = _plan(request)
+    plan = _plan(request, _confirm(request))
     if journal is not None:
         warning = "A restore of Enketo was not finished. The run would first put everything back as it was before that."
         return {"changed": True, "undone": True, **watch.stop(), "warnings": [warning]}
@@ -114,11 +114,11 @@ def restore(request: Request) -> dict[str, Any]:
     watch = Stopwatch()
     channel = request.channel
     with _lease(request):
-        _confirm(request)
+        address = _confirm(request)
         undone = finish(channel)
         phases = _Phases()
         with phases.phase("check"):
-            plan = _plan(request)
+            plan = _plan(request, address)
             found = check(channel, plan)
         change = found.pop("change")
         result = {"changed": change or undone, "undone": undone, **_result(found)}
@@ -146,8 +146,8 @@ def _lease(request: Request) -> Iterator[None]:
             release(request.channel, run_id)
 
 
-def _confirm(request: Request) -> str:
-    """The target's DOMAIN, where it is the one that was typed.
+def _confirm(request: Request) -> Address:
+    """Where the target answers, if its DOMAIN is the one that was typed.
 
     :raises CentralError: ``wrong_confirmation``
     """
@@ -158,15 +158,13 @@ def _confirm(request: Request) -> str:
             f"confirm_domain is {request.confirm_domain[:100]!r}, and the Central there is {address.domain}. Its Web Forms links "
             "and secrets would be replaced. Give its DOMAIN if it is the one.",
         )
-    return address.domain
+    return address
 
 
 # --- what is restored -------------------------------------------------------------------------------------------
 
 
-def _plan(request: Request) -> EnketoPlan:
-    _confirm(request)
-    address = read_address(request.channel)
+def _plan(request: Request, address: Address) -> EnketoPlan:
     if request.domain is not None:
         address = parse_address(request.domain, address.port)
     path, links = None, None

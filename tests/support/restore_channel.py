@@ -91,6 +91,21 @@ class RestoreChannel(ServerChannel):
             return b""
         return super().run(operation, *arguments, stdin=stdin, timeout=timeout, limit=limit)
 
+    def with_program(self, name: str, script: str) -> None:
+        """Put a program of ours before the real one."""
+        folder = self.data.parent / "programs"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+        self._path = str(folder)
+
+    def without(self, program: str) -> None:
+        """Let the scripts not find a program."""
+        self._operations = {
+            name: dataclasses.replace(operation, script=operation.script.replace(program, f"no-{program}"))
+            for name, operation in self._operations.items()
+        }
+
     def left(self) -> list[str]:
         """What a restore has left in either volume."""
         return sorted(
