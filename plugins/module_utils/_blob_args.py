@@ -82,9 +82,12 @@ def fetch_options_of(params: dict[str, Any]) -> FetchOptions:
 def open_pool(repository: Repository, central: str, passphrase: str | None, check_mode: bool = False) -> Pool:
     """Return the pool of `central` for `passphrase`; makes the salt of its key ids, where there is none yet.
 
+    In check mode the repository need not exist: the backup may make it.
+
     :raises CentralError: ``not_a_repository``, ``bad_name``, ``destination_not_writable``, ``disk_full``
     """
-    repository.require()
+    if not check_mode or os.path.lexists(repository.path):
+        repository.require()
     if passphrase is None:
         return Pool(repository, central, None)
     salt = repository.key_id_salt(central)

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Callable, Optional
@@ -307,42 +307,3 @@ def _names(entries: Iterable[BlobEntry]) -> str:
 def _named(problems: list[Problem]) -> str:
     shown = [f"{problem.entry.name} ({problem.why})" for problem in problems[:5]]
     return ", ".join(shown) + (", ..." if len(problems) > 5 else "")
-
-
-@contextlib.contextmanager
-def _index_copy(pool: Pool) -> Iterator[PoolIndex]:
-    with PoolIndex.copy_of(pool.index_path) as index:
-        yield index
-
-
-def rehearse(task: BlobBackup) -> dict[str, Any]:
-    """Say what :func:`back_up` would do, and change nothing.
-
-    :returns: ``objects``, ``would_fetch``, ``would_fetch_size`` (bytes, as far as known), ``would_read_again``
-    :raises CentralError: as :func:`back_up`, as far as can be told without fetching
-    """
-    if not os.path.exists(task.list_path):
-        return {"warnings": ["There is no list of objects yet, so what would be fetched is not known."]}
-    with _index_copy(task.pool) as index:
-        task.pool.compare(index)
-        found = survey(task.list_path, index, None, {})
-        number = share(index, task.days, int(time.time()))
-        if found.needed or number:
-            task.rclone()
-        if found.needed:
-            task.settings()
-            free = task.pool.free()
-            if found.needed_size > free:
-                raise CentralError(
-                    "disk_full",
-                    f"The {found.needed} objects to fetch need {found.needed_size} bytes, and {task.pool.path} has room "
-                    f"for {free}. Make room there.",
-                    needed=found.needed_size,
-                    free=free,
-                )
-    return {
-        "objects": found.objects,
-        "would_fetch": found.needed,
-        "would_fetch_size": found.needed_size,
-        "would_read_again": number,
-    }

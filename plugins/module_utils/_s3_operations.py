@@ -9,11 +9,12 @@ is made from the environment at the start, and is what Central uses); getodk/cen
 
 from __future__ import annotations
 
-from ansible_collections.odkops.central.plugins.module_utils._operation import Operation
+from ansible_collections.odkops.central.plugins.module_utils._operation import Operation, watched
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump_operations import SETTINGS
 
 S3_SETTINGS = "s3-settings"
 BLOBS_IN_DATABASE = "blobs-in-database"
+BLOBS_IN_S3 = "blobs-in-s3"
 
 #: ids that :data:`BLOBS_IN_DATABASE` takes at a time
 IDS_AT_ONCE = 500
@@ -47,7 +48,18 @@ exec psql --no-psqlrc --no-align --tuples-only --quiet --no-password --set ON_ER
   "SELECT id FROM blobs WHERE id IN ($1) ORDER BY id"
 """
 
+# A line for each: id, SHA-1, MD5 and size, tab between them, \N for what is not known. A Central from before S3 has no column
+# for it, and none of before v2026.2 one for the size. What is in S3 has no content, so that taking a row as a whole reads little.
+_LIST = """\
+export PGCONNECT_TIMEOUT="${PGCONNECT_TIMEOUT:-20}"
+ask() { psql --no-psqlrc --no-align --tuples-only --quiet --no-password --set ON_ERROR_STOP=1 --command "$1"; }
+known=$(ask "SELECT count(*) FROM pg_attribute WHERE attrelid = 'blobs'::regclass AND attname = 's3_status'") || exit
+if [ "$known" = 0 ]; then exit 0; fi
+ask "COPY (SELECT id, sha, md5, to_jsonb(blobs) ->> 'size' FROM blobs WHERE s3_status = 'uploaded' ORDER BY id) TO STDOUT"
+"""
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation(S3_SETTINGS, "service", _READ_SETTINGS),
     Operation(BLOBS_IN_DATABASE, "service", SETTINGS + _ASK_DATABASE, (r"[0-9]{1,10}(?:,[0-9]{1,10}){0,499}",)),
+    Operation(BLOBS_IN_S3, "service", SETTINGS + watched(_LIST)),
 )

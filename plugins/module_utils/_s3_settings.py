@@ -12,18 +12,22 @@ from dataclasses import dataclass
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
+from ansible_collections.odkops.central.plugins.module_utils._blob_list import MAXIMUM_ID, BlobEntry, BlobListWriter
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_secret_file
 from ansible_collections.odkops.central.plugins.module_utils._rclone import S3Settings
 from ansible_collections.odkops.central.plugins.module_utils._s3_operations import (
     BLOBS_IN_DATABASE,
+    BLOBS_IN_S3,
     IDS_AT_ONCE,
     S3_SETTINGS,
 )
+from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _PREFIX = re.compile(r"(?:[^/\x00-\x20\x7f]+/)*[^/\x00-\x20\x7f]*")
+_ROW = re.compile(rb"([1-9][0-9]{0,9})\t([0-9a-f]{40})\t(?:([0-9a-f]{32})|\\N)\t(?:([0-9]{1,15})|\\N)")
 _TEXT = ("server", "bucket", "access_key", "secret_key", "prefix")
 
 
@@ -136,6 +140,35 @@ def still_in_database(channel: Channel, ids: list[int]) -> set[int]:
         try:
             there = {int(line) for line in answer.split()}
         except ValueError as error:
-            raise CentralError("operation_failed", "The Central's answer about its blobs makes no sense.") from error
+            raise _no_sense() from error
         found |= there & set(asked)
     return found
+
+
+def list_live(channel: Channel, path: str) -> None:
+    """Write the list of the objects that the live database says are in S3, for check mode: there is no dump then.
+
+    :param path: of the file, which must not exist
+    :raises CentralError: as the channel; ``operation_failed``, ``disk_full``
+    """
+    pending = b""
+    with BlobListWriter(path) as writer, channel.stream(BLOBS_IN_S3, idle_timeout=300) as stream:
+        while data := stream.read(CHUNK):
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                writer.add(_live_entry(line))
+        if pending:
+            raise _no_sense()
+        writer.commit()
+
+
+def _live_entry(line: bytes) -> BlobEntry:
+    match = _ROW.fullmatch(line)
+    if match is None or int(match[1]) > MAXIMUM_ID:
+        raise _no_sense()
+    number, sha1, md5, size = (None if value is None else value.decode("ascii") for value in match.groups())
+    return BlobEntry(int(number or 0), sha1 or "", md5, None if size is None else int(size))
+
+
+def _no_sense() -> CentralError:
+    return CentralError("operation_failed", "The Central's answer about its blobs makes no sense.")

@@ -39,8 +39,10 @@ attributes:
     support: full
     details:
       - In check mode the module compares the list with the pool, looks whether rclone and the S3 settings are there if
-        something has to be fetched, and whether there is room. It asks the S3 server for nothing.
-      - O(list) and O(backup) need not exist in check mode, since what makes them may not have made them.
+        something has to be fetched, and whether there is room. It asks the S3 server for the first 1000 objects that would be
+        fetched, by their names and for nothing but their sizes, and fails as a backup would if they are not there.
+      - O(list), O(backup) and O(repository) need not exist in check mode, since what makes them may not have made them.
+        The live database is asked for the list then, if O(project_directory) or O(ssh_host) says where it is.
   diff_mode:
     support: none
   idempotent:
@@ -278,6 +280,11 @@ would_fetch_size:
   returned: success, in check mode
   type: int
   sample: 245760
+asked_for:
+  description: How many of those the S3 server was asked for. It has them.
+  returned: success, in check mode
+  type: int
+  sample: 12
 would_read_again:
   description: How many objects of the pool would be read again.
   returned: success, in check mode
@@ -330,8 +337,8 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_backup import
     BlobBackup,
     back_up,
     nothing,
-    rehearse,
 )
+from ansible_collections.odkops.central.plugins.module_utils._blob_rehearsal import rehearse
 from ansible_collections.odkops.central.plugins.module_utils._blob_survey import names_nothing
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._channel_args import (
@@ -348,6 +355,7 @@ from ansible_collections.odkops.central.plugins.module_utils._repository import 
 from ansible_collections.odkops.central.plugins.module_utils._s3_place import S3Place
 from ansible_collections.odkops.central.plugins.module_utils._s3_settings import (
     in_clear,
+    list_live,
     settings_of,
     still_in_database,
 )
@@ -426,13 +434,18 @@ def _back_up(params: dict[str, Any], temporary: str, check_mode: bool) -> dict[s
     options, asked = fetch_options_of(params), _Asked(params)
     dest = os.path.abspath(params["dest"])
     repository = Repository(params["repository"])
-    repository.require()
+    if not check_mode:
+        repository.require()
     expected = Expectation(
         passphrase=passphrase,
         known_bad_blobs=frozenset(params["known_bad_blobs"]),
         allow_unencrypted=params["allow_unencrypted"],
     )
-    with list_of(params["list"], params["backup"], expected, temporary, check_mode) as list_path:
+    with list_of(params["list"], params["backup"], expected, temporary, check_mode) as named:
+        list_path = named
+        if check_mode and not os.path.exists(list_path) and asked.channel is not None:
+            list_path = os.path.join(temporary, "live.jsonl")
+            list_live(asked.channel, list_path)
         if os.path.exists(list_path) and names_nothing(list_path):
             return nothing(list_path, dest, check_mode)
         task = BlobBackup(
@@ -448,7 +461,7 @@ def _back_up(params: dict[str, Any], temporary: str, check_mode: bool) -> dict[s
             known_missing=frozenset(params["known_missing_blobs"]),
         )
         if check_mode:
-            done = rehearse(task)
+            done = rehearse(task, temporary)
         else:
             with counting_on_pool(repository, params["central"], params["set_id"]):
                 done = back_up(task)

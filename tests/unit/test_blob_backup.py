@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.odkops.central.plugins.module_utils import _blob_fetch, _pool, _pool_reread
-from ansible_collections.odkops.central.plugins.module_utils._blob_backup import BlobBackup, back_up, rehearse
+from ansible_collections.odkops.central.plugins.module_utils import _blob_fetch, _blob_rehearsal, _pool, _pool_reread
+from ansible_collections.odkops.central.plugins.module_utils._blob_backup import BlobBackup, back_up
 from ansible_collections.odkops.central.plugins.module_utils._blob_fetch import (
     Fetched,
     Fetcher,
@@ -25,6 +26,7 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_fetch import 
     Problem,
 )
 from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry, read_blob_list
+from ansible_collections.odkops.central.plugins.module_utils._blob_rehearsal import rehearse
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pool import Pool
 from ansible_collections.odkops.central.plugins.module_utils._pool_check import CONTENT, PRESENCE, check_objects
@@ -572,13 +574,64 @@ def test_no_room_is_met_on_the_way(
 # --- check mode -------------------------------------------------------------------------------------------------
 
 
+def rehearsed(central: Central, entries: list[BlobEntry], **more: Any) -> dict[str, Any]:
+    """Check mode; it changes nothing."""
+    task = central.task(entries, **more)
+    before = {path: path.stat().st_mtime_ns for path in central.root.rglob("*")}
+    try:
+        return rehearse(task, tempfile.gettempdir())
+    finally:
+        assert {path: path.stat().st_mtime_ns for path in central.root.rglob("*")} == before
+
+
+def cannot(central: Central, entries: list[BlobEntry], **more: Any) -> CentralError:
+    """The failure of check mode."""
+    with pytest.raises(CentralError) as caught:
+        rehearsed(central, entries, **more)
+    assert SECRET_KEY not in caught.value.message
+    return caught.value
+
+
 def test_check_mode_says_what_would_be_done_and_changes_nothing(central: Central, tmp_path: Path) -> None:
     entries = fill(central.server, range(1, 6))
-    assert rehearse(central.task(entries))["would_fetch"] == 5
+    found = rehearsed(central, entries)
+    assert (found["would_fetch"], found["would_fetch_size"], found["asked_for"]) == (5, 10_000, 5)
     assert not (tmp_path / "central").exists()
     central.run(entries[:3])
     central.path_of(entries[0]).unlink()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "central").rglob("*")}
-    found = rehearse(central.task(entries, days=0))
-    assert (found["objects"], found["would_fetch"], found["would_read_again"]) == (5, 3, 2)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "central").rglob("*")} == before
+    found = rehearsed(central, entries, days=0)
+    assert (found["objects"], found["would_fetch"], found["would_read_again"], found["asked_for"]) == (5, 3, 2, 3)
+
+
+def test_check_mode_fails_as_a_backup_would(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = fill(central.server, range(1, 6))
+    central.run(entries[:1])
+    (central.server.bucket / entries[2].name).unlink()
+    error = cannot(central, entries)
+    assert (error.diagnosis, error.details["missing_objects"]) == ("missing_blob", [entries[2].name])
+    assert "1 of the 4 objects" in error.message
+    # What was purged, or is known to be lost, is no failure.
+    assert rehearsed(central, entries, still_there=central.live(1, 2, 4, 5))["asked_for"] == 4
+    assert central.asked == [3]
+    assert rehearsed(central, entries, known_missing=frozenset({3}))["would_fetch"] == 4
+    assert cannot(central, entries, still_there=central.live(3)).diagnosis == "missing_blob"
+    # Only the first are asked for.
+    monkeypatch.setattr(_blob_rehearsal, "ASKED_FOR", 1)
+    assert rehearsed(central, entries)["asked_for"] == 1
+    central.server.put(entries[1].name, b"of another size")
+    error = cannot(central, entries)
+    assert (error.diagnosis, error.details["wrong_objects"]) == ("missing_blob", [entries[1].name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "diagnosis"),
+    [
+        ({"bucket": "another"}, "missing_blob"),
+        ({"secret_key": "another"}, "s3_refused"),
+        ({"server": "http://127.0.0.1:1"}, "s3_failed"),
+    ],
+)
+def test_check_mode_asks_the_server(central: Central, settings: dict[str, str], diagnosis: str) -> None:
+    entries = fill(central.server, range(1, 3))
+    central.settings = settings
+    assert cannot(central, entries).diagnosis == diagnosis

@@ -158,9 +158,9 @@ def test_the_list_is_read_from_a_backup(backup: Backup, tmp_path: Path, samples:
     assert "path" not in nothing.result
     assert list((tmp_path / "repository").iterdir()) == []
     in_s3 = str(samples / "new-pg14-gzip-pass.pgdump.enc.bin")
-    assert backup(backup=in_s3, check=True, **given)["would_fetch"] == 148
-    failed = backup(backup=in_s3, **given)
-    assert (failed.diagnosis, failed["missing"]) == ("missing_blob", 148)
+    for check in (True, False):
+        failed = backup(backup=in_s3, check=check, **given)
+        assert (failed.diagnosis, failed["missing"]) == ("missing_blob", 148)
     assert backup(backup=in_s3, **{**given, "passphrase": "another passphrase"}).diagnosis == "wrong_passphrase"
 
 
@@ -225,6 +225,10 @@ def docker(tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
+#: as COPY writes what is not known
+NULL = "\\N"
+
+
 def calls(tmp_path: Path) -> list[str]:
     return re.findall(r"\t(s3-settings|blobs-in-database)\t", (tmp_path / "docker" / "calls").read_text())
 
@@ -275,6 +279,31 @@ def test_check_mode_without_a_list(backup: Backup, source: dict[str, Any]) -> No
     result = backup(check=True, **source)
     assert not result.failed
     assert "no list" in str(result["warnings"])
+
+
+def test_check_mode_asks_the_live_database(
+    backup: Backup, server: S3Server, docker: dict[str, Any], tmp_path: Path
+) -> None:
+    """Where nothing has written a list: there is no dump in check mode, and perhaps no repository."""
+    entries = fill(server, range(1, 5))
+    rows = "".join(f"{one.id}\t{one.sha1}\t{one.md5 if one.id != 2 else NULL}\t{one.size}\n" for one in entries)
+    (tmp_path / "rows").write_text(rows)
+    psql = tmp_path / "docker" / "psql"
+    answers = f'*COPY*) cat {tmp_path}/rows ;; *"count("*) echo 1 ;; *) seq 4 ;;'
+    psql.write_text(f'#!/bin/sh\ncase "$*" in {answers} esac\n')
+    missing = {"list": None, "backup": "/nonexistent/database.pgdump.enc.bin"}
+    for source in ({"list": str(tmp_path / "no list")}, missing, {**missing, "repository": str(tmp_path / "none")}):
+        result = backup(check=True, **docker, **source)
+        assert not result.failed, result.result
+        assert (result["objects"], result["would_fetch"], result["asked_for"]) == (4, 4, 4)
+        assert result["would_fetch_size"] == 8000
+    assert not (tmp_path / "none").exists()
+    (server.bucket / entries[0].name).unlink()
+    assert backup(check=True, **docker, **missing)["missing_objects"] == [entries[0].name]
+    (tmp_path / "rows").write_text(rows + "5\tnonsense\n")
+    assert backup(check=True, **docker, **missing).diagnosis == "operation_failed"
+    psql.write_text("#!/bin/sh\necho 0\n")
+    assert backup(check=True, **docker, **missing)["objects"] == 0
 
 
 # --- killed -----------------------------------------------------------------------------------------------------
