@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -159,6 +160,31 @@ def test_the_objects_by_hand(made: Made) -> None:
     assert not any(content[:64] in path.read_bytes() for path in kept.rglob("*.bin") for content in opened.values())
 
 
+def test_the_role_exports_it_as_documented(made: Made) -> None:
+    """With the very playbook of docs/export.md."""
+    site, shelf = made.site, made.site.folder / "shelf"
+    shelf.mkdir()
+    (playbook,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "export.md").read_text("utf-8"), re.DOTALL)
+    path = site.folder / "export.yml"
+    path.write_text(playbook.replace("/mnt/disk", str(shelf)), "utf-8")
+    inventory = site.inventory("export", {"full": site.host()})
+    checked = site.run(str(path), inventory, check=True)
+    assert checked.rc == 0, checked.output
+    assert list(shelf.iterdir()) == []
+    exported = site.run(str(path), inventory)
+    assert exported.rc == 0, exported.output
+    command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+    summed = subprocess.run(command, cwd=shelf / "full", capture_output=True, text=True, check=False)
+    assert (summed.returncode, summed.stdout) == (0, ""), summed.stderr
+    place = shelf / "full" / "full" / "sets" / made.path.name
+    assert {one.name: one.read_bytes() for one in place.iterdir()} == {
+        one.name: one.read_bytes() for one in made.path.iterdir()
+    }
+    pool = shelf / "full" / made.pool.relative_to(site.repository)
+    opened = by_hand.open_pool(pool, site.passphrase_file, site.folder / "by hand" / "exported pool")
+    assert len(opened) == made.manifest["parts"]["blobs"]["objects"] > 0
+
+
 # --- secrets ----------------------------------------------------------------------------------------------------
 
 
@@ -196,3 +222,10 @@ def test_check_mode_makes_nothing(full_site: FullSite, made: Made) -> None:
         assert outcome.hosts[host]["failures"] == 0
         assert any("Nothing was made" in str(one.get("msg")) for one in outcome.of("debug", host))
     assert "odkops_central_backup" not in outcome.custom.get("_run", {})
+    # What a backup would fetch, said by the live database, the pool and the S3 server.
+    uploaded = int(site.psql("SELECT count(*) FROM blobs WHERE s3_status = 'uploaded'")[0][0])
+    said = {host: str(outcome.of("debug", host)[-1]["msg"]) for host in hosts}
+    assert f" {uploaded} objects, " in said["full"]
+    assert f"has the {uploaded} of them that it was asked for" in said["full"]
+    assert "Objects in S3 were not looked at." in said["plain"]
+    assert "No objects would be fetched from S3." in said["again"]

@@ -36,6 +36,14 @@ PARTS = {
 }
 #: blobs that stay in the database
 KEPT = 2
+#: what an administrator has made of the checkout, by path: an override, a DKIM key, a template and another file edited, one added
+EDITED = (
+    "docker-compose.override.yml",
+    "files/mail/rsa.private",
+    "files/nginx/odk.conf.template",
+    "files/nginx/html/robots.txt",
+    "notes-of-the-administrator.txt",
+)
 _LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 #: of this host, what might be left in spite of ``TMPDIR`` and Ansible's settings
@@ -172,6 +180,8 @@ class Made:
     counts: dict[str, int]
     submissions: bytes
     redis: dict[str, list[Any]]
+    #: files of the checkout, by path
+    checkout: dict[str, bytes]
     before: set[str]
     after: set[str]
 
@@ -183,6 +193,13 @@ class Made:
     def pool(self) -> Path:
         """The pool that the set's objects are in."""
         return self.site.repository / "full" / "pool" / str(self.manifest["authentication"]["key_id"])
+
+
+def _checkout_of(demo: Demo) -> dict[str, bytes]:
+    """What there is of the configuration: the edited files, .env, and certificates with their keys."""
+    folder = Path(demo["compose_dir"])
+    paths = [folder / name for name in (".env", *EDITED)] + list((folder / "files/local/customssl").glob("*.pem"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def enketo_secrets(demo: Demo) -> dict[str, bytes]:
@@ -241,6 +258,17 @@ def _move_to_s3(demo: Demo, s3: dict[str, str], password: str) -> None:
     demo.execute("service", "node", "lib/bin/s3.js", "upload-pending", str(max(pending - KEPT, 0)))
 
 
+def _edit_checkout(demo: Demo) -> bytes:
+    """Do what administrators do in a checkout; returns the DKIM key."""
+    folder = Path(demo["compose_dir"])
+    key = f"dkim-{secrets.token_hex(16)}".encode()
+    added = {"docker-compose.override.yml": b"x-note: nothing is overridden\n", "files/mail/rsa.private": key + b"\n"}
+    for name in EDITED:
+        with (folder / name).open("ab") as file:
+            file.write(added.get(name, b"# by the administrator\n"))
+    return key
+
+
 def make_site(full: Demo, plain: Demo, folder: Path, s3_folder: Path, s3: dict[str, str]) -> FullSite:
     """Move the attachments of `full` to the S3 server, and look up what must not be found anywhere afterwards."""
     password, passphrase = f"db-{secrets.token_hex(16)}", f"pass-{secrets.token_hex(16)} \u00e9'\"$%{{"
@@ -252,6 +280,7 @@ def make_site(full: Demo, plain: Demo, folder: Path, s3_folder: Path, s3: dict[s
         "database password": password,
         "account's password": str(plain["admin"]["password"]),
         "other account's password": str(full["admin"]["password"]),
+        "DKIM key": _edit_checkout(full),
         **enketo_secrets(full),
     }
     site = FullSite(full, plain, folder, s3_folder / BUCKET, s3, passphrase, Needles(known))
@@ -281,6 +310,7 @@ def make_set(site: FullSite) -> Made:
         by_hand.counts(site.demo),
         by_hand.digest_of_submissions(site.demo),
         by_hand.everything(site.demo),
+        _checkout_of(site.demo),
         before,
         after,
     )

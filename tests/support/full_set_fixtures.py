@@ -16,7 +16,8 @@ from .demo import Demo, central, ensure_demo, sole_user
 from .full_set import BUCKET, FullSite, Made, gateway, make_set, make_site, s3_server
 from .paths import STATE
 
-NAME = "odkfull"
+#: of the Central, so that two test runs in one checkout need not wait for each other
+NAME = os.environ.get("CENTRAL_FULL_DEMO", "odkfull")
 KEEP = bool(os.environ.get("CENTRAL_KEEP"))
 
 
