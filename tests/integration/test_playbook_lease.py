@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.odkops.central.plugins.module_utils._gate import render_gate
+from ansible_collections.odkops.central.plugins.module_utils._operation import Project
 
 from support import Demo, PlaybookResult, run_module, run_playbook, write_inventory
+from support.gates import python_for_gates, ssh_server, write_gate
 from support.paths import BIN, COLLECTION
 from support.playbooks import ansible_environment
 from support.sets import everything_below
@@ -125,6 +128,32 @@ def test_a_second_run_is_refused_and_leaves_the_first_alone(site: Site) -> None:
     assert site.holder() is None
     for path in site.sealed():
         assert NO_LEASE not in (path / "manifest.json").read_text("utf-8")
+
+
+def test_a_vault_and_the_host_itself_see_the_same_lease(site: Site, demo: Demo) -> None:
+    """Over a real SSH connection, through the gate."""
+    project = Project(str(demo["compose_dir"]), str(demo["compose_project"]))
+    gate = write_gate(site.folder / "gate", render_gate(project, python=python_for_gates()))
+    with ssh_server(site.folder / "sshd", gate) as server, ThreadPoolExecutor(1) as threads:
+        over_ssh = {
+            "central_project_directory": "",
+            "central_ssh_host": "127.0.0.1",
+            "central_ssh_user": server.user,
+            "central_ssh_port": server.port,
+            "central_ssh_key_file": str(server.key),
+            "central_ssh_known_hosts_file": str(server.known_hosts),
+        }
+        with demo.fault("locked-table"):
+            first = threads.submit(site.run, **over_ssh)
+            until(lambda: demo.psql(WAITING) == "1", "no dump has begun")
+            holder = site.holder()
+            assert holder
+            refused = failure(site.run())
+            assert "lease_held" in refused
+            assert holder in refused
+        assert first.result().rc == 0, first.result().output
+    assert len(site.sealed()) == 1
+    assert site.holder() is None
 
 
 def test_it_is_returned_after_a_failure(site: Site, demo: Demo) -> None:
