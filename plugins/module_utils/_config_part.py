@@ -215,7 +215,7 @@ def collect(channel: Channel, collector: Collector, extra_paths: Sequence[str] =
     :raises CentralError: as the channel; ``unreadable``, ``operation_failed``
     """
     limit = str(collector.maximum_file_size)
-    git = _take_files(channel, collector, limit)
+    git = take_files(channel, collector, limit)
     for path in extra_paths:
         with channel.stream(EXTRA_PATHS, limit, path) as stream:
             for record in RecordReader(stream, collector.maximum_file_size):
@@ -244,7 +244,7 @@ def collect(channel: Channel, collector: Collector, extra_paths: Sequence[str] =
     return index
 
 
-def _take_files(channel: Channel, collector: Collector, limit: str) -> bool:
+def take_files(channel: Channel, collector: Collector, limit: str) -> bool:
     """Read what is in the project's directory, and say whether git knows about it."""
     git = False
     with channel.stream("config-files", limit) as stream:

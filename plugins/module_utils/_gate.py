@@ -16,6 +16,7 @@ from dataclasses import replace
 from ansible_collections.odkops.central.plugins.module_utils import _gate_program
 from ansible_collections.odkops.central.plugins.module_utils._atomic import AtomicFile
 from ansible_collections.odkops.central.plugins.module_utils._config_operations import EXTRA_PATHS
+from ansible_collections.odkops.central.plugins.module_utils._config_restore_operations import ELSEWHERE
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error, writing_error
 from ansible_collections.odkops.central.plugins.module_utils._manifest import COLLECTION_VERSION
 from ansible_collections.odkops.central.plugins.module_utils._operation import BACKUP, HOST, Operation, Project
@@ -78,14 +79,14 @@ def permitted(
     """Return the operations of a gate.
 
     :param purposes: of the operations that are permitted
-    :param extra_paths: the only ones that the operation may read which takes a path anywhere on the host
+    :param extra_paths: the only ones that the operations may read or write which take a path anywhere on the host
     """
     wanted = set(purposes)
     chosen = []
     for operation in operations.values():
         if operation.purpose not in wanted:
             continue
-        if operation.name == EXTRA_PATHS:
+        if operation.name == EXTRA_PATHS or operation.name.endswith(ELSEWHERE):
             if not extra_paths:
                 continue
             paths = "|".join(re.escape(path) for path in extra_paths)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ansible_collections.odkops.central.plugins.module_utils import (
     _config_operations,
+    _config_restore_operations,
     _enketo_operations,
     _enketo_restore_operations,
     _health_operations,
@@ -24,6 +25,7 @@ _ALL: tuple[Operation, ...] = (
     *_enketo_operations.OPERATIONS,
     *_enketo_restore_operations.OPERATIONS,
     *_config_operations.OPERATIONS,
+    *_config_restore_operations.OPERATIONS,
     *_s3_operations.OPERATIONS,
     *_lease_operations.OPERATIONS,
     *_journal_operations.OPERATIONS,

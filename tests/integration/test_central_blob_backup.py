@@ -101,6 +101,34 @@ def test_the_objects_of_a_central(s3_demo: tuple[Demo, S3Server], tmp_path: Path
     assert run(demo, tmp_path)["fetched"] == 0
 
 
+def test_put_back_into_the_bucket_of_the_central(s3_demo: tuple[Demo, S3Server], tmp_path: Path) -> None:
+    """Where it is and whose it is, is asked of the Central."""
+    demo, server = s3_demo
+    made = run(demo, tmp_path)
+    assert made["s3"] == {"server": server.address, "bucket": BUCKET, "prefix": ""}
+    before = {path.name: path.read_bytes() for path in server.bucket.iterdir()}
+    lost = sorted(before)[1:]
+    for name in lost:
+        (server.bucket / name).unlink()
+    options = {
+        "repository": str(tmp_path / "repository"),
+        "central": "demo",
+        "list": made["path"],
+        "passphrase_file": str(tmp_path / "passphrase"),
+        "rclone_path": rclone_program(),
+        "project_directory": demo["compose_dir"],
+        "project": demo["compose_project"],
+    }
+    assert run_module("central_blob_restore", options).diagnosis == "shared_bucket"  # no set says whose the objects are
+    options["source_retired"] = True
+    assert run_module("central_blob_restore", options, check=True)["would_send"] == len(lost)
+    done = run_module("central_blob_restore", options)
+    assert not done.failed, done.result
+    assert (done["present"], done["sent"]) == (1, len(lost))
+    assert {path.name: path.read_bytes() for path in server.bucket.iterdir()} == before
+    assert run_module("central_blob_restore", options)["changed"] is False
+
+
 def test_purged_is_told_from_lost(s3_demo: tuple[Demo, S3Server], tmp_path: Path) -> None:
     """A row that is gone from the live database is a note; a row that is there and has no object is a failure."""
     demo, server = s3_demo
