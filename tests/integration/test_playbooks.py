@@ -150,6 +150,25 @@ def test_a_set_and_then_another(site: Site, demo: Demo) -> None:
     assert again["authentication"]["key_id"] == manifest["authentication"]["key_id"]
 
 
+def test_what_the_dump_warned_of_is_a_note(site: Site, demo: Demo) -> None:
+    """Here: the API was asked for, and pg_dump was taken."""
+    site.change(
+        "demo",
+        central_url="http://127.0.0.1:9",
+        central_allow_http=True,
+        central_project_directory=demo["compose_dir"],
+        central_project=demo["compose_project"],
+        central_parts=["database"],
+    )
+    outcome = site.run("backup")
+    assert outcome.rc == 0, outcome.output
+    (path,) = site.sets()
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    assert manifest["parts"]["database"]["method"] == "pg_dump"
+    (note,) = [note for note in manifest["notes"] if "since the API could not be used" in note]
+    assert f"Note: {note}" in summary(outcome)
+
+
 def test_a_person_can_open_and_check_it_without_the_collection(made: Site, demo: Demo) -> None:
     (path,) = made.sets()
     script = ["bash", str(ROOT / "docs" / "check-manifest.sh"), str(path / "manifest.json"), str(made.passphrase_file)]
