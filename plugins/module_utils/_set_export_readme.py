@@ -194,7 +194,9 @@ def _database(part: dict[str, Any]) -> str:
             "It is a zip file of a Central before v2026.2, encrypted in a way of its own that no other tool opens. "
             + back
         )
-    needs = f" of version {_plain(part['dump_version'])} or later" if part.get("dump_version") else ""
+    # Only the number: distributions put the version of their package behind it.
+    version = _plain(part.get("dump_version") or "").split()[:1]
+    needs = f" of version {version[0]} or later" if version else ""
     if part["format"] == "pgdump":
         text += f'    cp "$SET/{part["file"]}" "$OPENED/database.pgdump"\n'
     else:
