@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils import _blob_restore
@@ -19,7 +19,7 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_backup import
 from ansible_collections.odkops.central.plugins.module_utils._blob_fetch import FetchOptions
 from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry
 from ansible_collections.odkops.central.plugins.module_utils._blob_restore import BlobRestore, restore_blobs
-from ansible_collections.odkops.central.plugins.module_utils._bucket import Bucket
+from ansible_collections.odkops.central.plugins.module_utils._bucket import Bucket, Look, Stored
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pool import Pool
 from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, S3Settings, find_rclone
@@ -42,6 +42,7 @@ from support.s3_servers import (
 )
 
 KEY_ID = "0123456789abcdef"
+Spoil = Callable[[bytes], Optional[bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def contents(entries: list[BlobEntry], prefix: str = "") -> dict[str, bytes]:
     return {prefix + entry.name: content_of(entry.id) for entry in entries}
 
 
-@pytest.mark.parametrize("prefix", ["", "some/folder/", "stem-", "folder/stem-"])
+@pytest.mark.parametrize("prefix", ["", "some/folder/stem-"])
 def test_what_the_bucket_lacks_is_put_back(central: Central, prefix: str) -> None:
     central.settings["prefix"] = prefix
     entries = central.fill(range(1, 8))
@@ -282,22 +283,55 @@ def test_a_server_that_does_not_take_them(central: Central, settings: dict[str, 
     assert central.there() == {}
 
 
-def test_a_server_that_loses_what_it_took(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spoil", [lambda _content: None, lambda content: content[:-1]])
+def test_a_server_that_spoils_what_it_took(central: Central, monkeypatch: pytest.MonkeyPatch, spoil: Spoil) -> None:
     """What rclone says has gone well is not believed: the bucket is asked."""
     entries = central.fill(range(1, 5))
-    lost, send = entries[1].name, Bucket.send
+    path, send = central.server.bucket / entries[1].name, Bucket.send
 
-    def losing(self: Bucket, *arguments: Any, **more: Any) -> Any:
+    def spoiling(self: Bucket, *arguments: Any, **more: Any) -> Any:
         said = send(self, *arguments, **more)
-        (central.server.bucket / lost).unlink(missing_ok=True)
+        if path.exists():
+            left = spoil(path.read_bytes())
+            path.unlink() if left is None else path.write_bytes(left)
         return said
 
-    monkeypatch.setattr(Bucket, "send", losing)
+    monkeypatch.setattr(Bucket, "send", spoiling)
     monkeypatch.setattr(_blob_restore, "PAUSE", 0)
     error = central.fails(entries)
-    assert (error.diagnosis, error.details["sent"], error.details["failed_objects"]) == ("s3_failed", 3, [lost])
+    assert (error.diagnosis, error.details["sent"]) == ("s3_failed", 3)
+    assert error.details["failed_objects"] == [path.name]
     monkeypatch.setattr(Bucket, "send", send)
+    path.unlink(missing_ok=True)
     assert central.run(entries)["sent"] == 1
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_another_md5_afterwards(central: Central, monkeypatch: pytest.MonkeyPatch, damaged: bool) -> None:
+    """Where the server says another MD5 of what was sent, the object is read: it may be something else than an MD5."""
+    entries = central.fill(range(1, 4))
+    look = Bucket.look
+
+    def looking(self: Bucket, asked: list[BlobEntry]) -> Look:
+        return Look({name: Stored(stored.size, "0" * 32) for name, stored in look(self, asked).there.items()})
+
+    monkeypatch.setattr(Bucket, "look", looking)
+    monkeypatch.setattr(_blob_restore, "PAUSE", 0)
+    if not damaged:
+        assert central.run(entries)["sent"] == 3
+        return
+    monkeypatch.setattr(Bucket, "sha1", lambda _self, asked: {entry.name: "0" * 40 for entry in asked})
+    error = central.fails(entries)
+    assert (error.diagnosis, "another content" in error.message) == ("s3_failed", True)
+
+
+def test_an_object_that_comes_into_being_meanwhile(central: Central, tmp_path: Path) -> None:
+    """Between being asked for and being sent, somebody else has written it: it is not replaced."""
+    entries = central.fill(range(1, 3))
+    central.server.put(entries[0].name, b"theirs")
+    failed = Bucket(central.rclone, central.s3(), str(tmp_path)).send(central.pool, PASSPHRASE, entries, hopeful=True)
+    assert list(failed) == [entries[0].name]
+    assert central.there() == {entries[0].name: b"theirs", entries[1].name: content_of(2)}
 
 
 def test_a_failure_that_passes(central: Central, monkeypatch: pytest.MonkeyPatch) -> None:
