@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import subprocess
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +36,7 @@ from ansible_collections.odkops.central.plugins.module_utils._tar_part import Ta
 from ansible_collections.odkops.central.plugins.module_utils._tar_reader import open_tar_part
 
 from support.local_channel import ServerChannel, write_secrets
+from support.paths import ROOT
 from support.redis_servers import RELEASES, Redis, Server
 from support.restore_channel import TAG, RestoreChannel, restoring
 
@@ -403,3 +407,35 @@ def test_a_key_that_has_expired_does_not_come_back(tmp_path: Path) -> None:
         apply(channel, plan, TAG)
         verify(channel, plan)
         assert channel.server.cli("KEYS", "*").split() == [b"k"]
+
+
+def test_another_address_by_hand_as_documented(tmp_path: Path) -> None:
+    """docs/enketo.md: what it puts in is what the module puts in."""
+    fill = [
+        [
+            b"HSET",
+            b"id:AbC",
+            b"openRosaServer",
+            b"https://old.example.org/v1/projects/1",
+            b"openRosaId",
+            b'a "b" \\ \xc3\xa9',
+        ],
+        [b"SET", b'or:old.example.org/v1/projects/1,a "b" \\ \xc3\xa9', b"AbC"],
+    ]
+    make_part(tmp_path / "part.bin", 7, fill, tmp_path / "source")
+    with open_tar_part(str(tmp_path / "part.bin"), PASSPHRASE) as members:
+        for member in members:
+            data = member.read(member.size)
+            if member.name == "redis.jsonl":
+                (tmp_path / "redis.jsonl").write_bytes(data)
+    page = (ROOT / "docs" / "enketo.md").read_text("utf-8")
+    script = page.split("if `sed` is told so:\n\n", 1)[1].split("\n\n", 1)[0]
+    script = textwrap.dedent(script).replace("docker compose exec -T enketo_redis_main redis-cli", "redis-cli")
+    with Redis(7).server() as server:
+        environment = {**os.environ, **server.environment}
+        subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        by_hand = everything(server)
+    with target(tmp_path) as channel:
+        plan = EnketoPlan("new.example.org", path=str(tmp_path / "part.bin"), passphrase=PASSPHRASE)
+        apply(channel, plan, TAG)
+        assert everything(channel.server) == by_hand
