@@ -78,7 +78,7 @@ def test_secrets_are_hidden_and_have_no_documented_default(role: Path) -> None:
 
 
 def test_no_secret_in_facts_or_environment() -> None:
-    for path in [*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/*.yml")]:
+    for path in [*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/**/*.*")]:
         text = path.read_text("utf-8")
         assert "environment:" not in text, path
         for block in re.findall(r"set_(?:fact|stats):\n((?:.+\n)+)", text):
@@ -87,7 +87,7 @@ def test_no_secret_in_facts_or_environment() -> None:
 
 def test_playbooks_and_roles_use_variables_that_are_documented() -> None:
     text = (ROOT / "docs" / "playbooks.md").read_text("utf-8")
-    for path in [*ROOT.glob("roles/*/defaults/*.yml"), *ROOT.glob("playbooks/*.yml")]:
+    for path in [*ROOT.glob("roles/*/defaults/*.yml"), *ROOT.glob("playbooks/**/*.*")]:
         for name in re.findall(r"\bcentral_[a-z_0-9]+", path.read_text("utf-8")):
             assert f"`{name}`" in text, f"{name} of {path.name}"
 
