@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import re
 
-from ansible_collections.odkops.central.plugins.module_utils._copy_text import NULL
+from ansible_collections.odkops.central.plugins.module_utils._copy_text import NULL, Buffer
 
 _HEXADECIMAL = b"\\\\x"
 
@@ -64,6 +64,32 @@ class ByteaDigest:
             cut = start + run // 4 * 4
         self._rest = data[cut:]
         self._update(_unescape(data[:cut]))
+
+    def swallow(self, digits: Buffer) -> bool:
+        """Take the next piece of the text if it is hexadecimal digits throughout.
+
+        :returns: False where it is not, or where the value may be of the other form; nothing was taken then
+        """
+        if not self._hexadecimal:
+            return False
+        size = len(digits)
+        start = min(len(self._rest), size)
+        odd = (size - start) % 2
+        view = memoryview(digits)
+        try:
+            first = binascii.unhexlify(self._rest + view[:start]) if start else b""
+            data = binascii.unhexlify(view[start : size - odd])
+            if odd:
+                binascii.unhexlify(b"0" + view[size - 1 :])
+        except ValueError:
+            return False
+        if start:
+            self._update(first)
+            self._rest = b""
+        if odd:
+            self._rest = bytes(view[size - 1 :])
+        self._update(data)
+        return True
 
     def _update(self, data: bytes) -> None:
         self.size += len(data)

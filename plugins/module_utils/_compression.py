@@ -20,11 +20,14 @@ from ansible_collections.odkops.central.plugins.module_utils._zstd_frames import
 #: the largest piece that a decompressor gives, in bytes; small enough for a processor's cache
 PIECE = 256 * 1024
 
+# So much is given to isal at a time: what comes of it mostly fits into a piece.
+_STEP = 128 * 1024
+
 
 class Decompressor(Protocol):
     """One compressed stream."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         """Decompress `data`, in pieces of at most about :data:`PIECE` bytes.
 
         :raises CentralError: ``corrupt``
@@ -40,8 +43,8 @@ class Decompressor(Protocol):
 class _Plain:
     """No compression."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        yield data
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        yield bytes(data)
 
     def finish(self) -> None:
         pass
@@ -63,8 +66,11 @@ class _Bounded:
         """Input to decompress next, or None where more has to be fed."""
         raise NotImplementedError
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        pending: bytes | None = data
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        yield from self._feed(bytes(data))
+
+    def _feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        pending: bytes | memoryview | None = data
         while pending is not None:
             if self._engine.eof:
                 raise corrupt(f"something follows the compressed data of {self._where}")
@@ -83,26 +89,61 @@ class _Bounded:
             raise corrupt(f"the compressed data of {self._where} stops before its end")
 
 
-class _Gzip(_Bounded):
-    """zlib streams (in the custom format) and gzip files (in the directory format)."""
+class _Zlib(_Bounded):
+    """zlib streams (in the custom format), gzip files (in the directory format) and raw ones, by the standard library."""
+
+    errors = (zlib.error,)
 
     def __init__(self, where: str, window: int) -> None:
         self._window = window
         super().__init__(where)
 
     def _make(self) -> Any:
-        try:
-            from isal import isal_zlib
-        except ImportError:
-            self.errors = (zlib.error,)
-            return zlib.decompressobj(self._window)
-        self.errors = (isal_zlib.error, zlib.error)  # type: ignore[assignment]  # its stub calls the class an instance
-        return isal_zlib.decompressobj(self._window)
+        return zlib.decompressobj(self._window)
 
     def _pending(self, produced: int) -> bytes | None:
         tail: bytes = self._engine.unconsumed_tail
         # A full piece may leave output behind although all input is taken.
         return tail if tail or produced >= PIECE else None
+
+
+class _Isal(_Bounded):
+    """The same by ``isal``.
+
+    :param engine: its module ``igzip_lib``
+    """
+
+    def __init__(self, where: str, window: int, engine: Any) -> None:
+        self._library = engine
+        self._form = (
+            engine.DECOMP_DEFLATE
+            if window < 0
+            else engine.DECOMP_GZIP
+            if window > zlib.MAX_WBITS
+            else engine.DECOMP_ZLIB
+        )
+        self.errors = (engine.error,)
+        super().__init__(where)
+
+    def _make(self) -> Any:
+        return self._library.IgzipDecompressor(self._form)
+
+    def _pending(self, produced: int) -> bytes | None:
+        return b"" if produced >= PIECE or not self._engine.needs_input else None
+
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        # What a piece does not need at once would be copied.
+        view = memoryview(data)
+        for start in range(0, len(view), _STEP):
+            yield from self._feed(view[start : start + _STEP])
+
+
+def _gzip(where: str, window: int) -> Decompressor:
+    try:
+        from isal import igzip_lib
+    except ImportError:
+        return _Zlib(where, window)
+    return _Isal(where, window, igzip_lib)
 
 
 class _Lz4(_Bounded):
@@ -138,8 +179,8 @@ class _Zstd:
         self._errors = (ZstdError,)
         return ZstdDecompressor().decompressobj()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        for block in self._frames.feed(data):
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        for block in self._frames.feed(bytes(data)):
             try:
                 piece = self._engine.decompress(block)
             except self._errors as error:
@@ -171,9 +212,9 @@ def decompressor(method: str, where: str, file: bool = False) -> Decompressor:
     if method == "none":
         return _Plain()
     if method == "gzip":
-        return _Gzip(where, zlib.MAX_WBITS + (16 if file else 0))
+        return _gzip(where, zlib.MAX_WBITS + (16 if file else 0))
     if method == "deflate":
-        return _Gzip(where, -zlib.MAX_WBITS)
+        return _gzip(where, -zlib.MAX_WBITS)
     if method == "lz4":
         return _Lz4(where)
     if method == "zstd":

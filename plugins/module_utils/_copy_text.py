@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Callable, Protocol
+from typing import Protocol, Union
 
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
+
+#: data as it comes; a memoryview is good until the call returns
+Buffer = Union[bytes, memoryview]
 
 NULL = b"\\N"
 _END_ROW = b"\\."
@@ -58,17 +61,30 @@ def text_of(field: bytes) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
 
 
+class Column(Protocol):
+    """Takes a column of a long row."""
+
+    def feed(self, piece: bytes) -> None:
+        """The next piece of its text.
+
+        :raises CentralError: ``corrupt`` where that cannot be in it
+        """
+
+    def swallow(self, data: Buffer) -> bool:
+        """Take `data` if each of its bytes can be text of this column, and so neither divides columns nor rows.
+
+        :returns: False where that is not known; nothing was taken then
+        """
+
+
 class Rows(Protocol):
     """Takes the rows of one table that somebody wants to see."""
 
     def row(self, fields: list[bytes]) -> None:
         """One row, its columns as they stand in the data."""
 
-    def long_row(self, index: int) -> Callable[[bytes], None] | None:
-        """How to take the column `index` of a row that is too long to keep: piece by piece, or not at all (None).
-
-        What it returns refuses characters that cannot be in such a column.
-        """
+    def long_row(self, index: int) -> Column | None:
+        """Who takes the column `index` of a row that is too long to keep, piece by piece; None for nobody."""
 
     def end_long_row(self, fields: list[bytes]) -> None:
         """The row is over. In `fields`, columns taken piece by piece are empty, others are cut at :data:`LONG_FIELD`."""
@@ -124,11 +140,12 @@ class CopyCounter:
         self._tail = b"\n"
         self._ends = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         """Take the next piece of the data.
 
         :raises CentralError: ``corrupt``
         """
+        data = bytes(data)
         self._text.check(data)
         self._lines += _count(data, b"\n")
         self._tabs += _count(data, b"\t")
@@ -178,13 +195,14 @@ class CopyRows:
         self._behind: int | None = None
         self._long: _LongRow | None = None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         """Take the next piece of the data.
 
         :raises CentralError: ``corrupt``
         """
         if self._long is not None and self._long.swallow(data):
             return
+        data = bytes(data)
         self._text.check(data)
         if self._long is not None:
             data = self._long.feed(data)
@@ -254,15 +272,12 @@ class _LongRow:
         self._rows = rows
         self._fields = [b""]
         self._kept = 0
-        self._taker: Callable[[bytes], None] | None = rows.long_row(0)
+        self._taker = rows.long_row(0)
         self.ended = False
 
-    def swallow(self, data: bytes) -> bool:
-        """Take `data` if it lies as a whole inside a column that is taken piece by piece; its taker looks at the characters."""
-        if self._taker is None or b"\n" in data or b"\t" in data:
-            return False
-        self._taker(data)
-        return True
+    def swallow(self, data: Buffer) -> bool:
+        """Take `data` if it lies as a whole inside a column that somebody takes, as far as that one knows at once."""
+        return self._taker is not None and self._taker.swallow(data)
 
     def feed(self, data: bytes) -> bytes:
         """Take `data` up to the end of the row; what follows it is returned."""
@@ -292,7 +307,7 @@ class _LongRow:
 
     def _take(self, piece: bytes) -> None:
         if self._taker is not None:
-            self._taker(piece)
+            self._taker.feed(piece)
         else:
             kept = piece[: min(LONG_FIELD - len(self._fields[-1]), _LONG_FIELDS - self._kept)]
             self._fields[-1] += kept
@@ -317,8 +332,9 @@ class CopyMatches:
         self._rest = b""
         self._skipping = False
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         """Take the next piece of the data."""
+        data = bytes(data)
         self._counter.feed(data)
         end = data.rfind(b"\n") + 1
         if not end:

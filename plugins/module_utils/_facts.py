@@ -17,6 +17,8 @@ from typing import Any, Callable, Protocol
 from ansible_collections.odkops.central.plugins.module_utils._bytea import ByteaDigest
 from ansible_collections.odkops.central.plugins.module_utils._copy_text import (
     NULL,
+    Buffer,
+    Column,
     CopyCounter,
     CopyMatches,
     CopyRows,
@@ -85,7 +87,7 @@ class LinkFact:
 class Table(Protocol):
     """Takes the data of one table."""
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Buffer) -> None:
         """The next piece."""
 
     def finish(self) -> int:
@@ -104,11 +106,21 @@ class _ShortRows:
     def row(self, fields: list[bytes]) -> None:
         self._take({name: text_of(fields[index]) for name, index in self._wanted})
 
-    def long_row(self, index: int) -> Callable[[bytes], None] | None:
+    def long_row(self, index: int) -> Column | None:
         return None
 
     def end_long_row(self, fields: list[bytes]) -> None:
         self.row(fields)
+
+
+class _Content(ByteaDigest):
+    """The content of a blob."""
+
+    def feed(self, piece: bytes) -> None:
+        try:
+            super().feed(piece)
+        except ValueError as error:
+            raise corrupt("the content of a blob is not what PostgreSQL writes") from error
 
 
 class _BlobRows:
@@ -117,34 +129,28 @@ class _BlobRows:
     def __init__(self, columns: list[str], take: Callable[[BlobFact, str | None], None]) -> None:
         self._take = take
         self._index = {name: index for index, name in enumerate(columns)}
-        self._content: ByteaDigest | None = None
+        self._content: _Content | None = None
 
     def row(self, fields: list[bytes]) -> None:
         content = fields[self._index["content"]]
         if content == NULL:
             self._finish(fields, None)
             return
-        hashed = ByteaDigest()
-        self._feed(hashed, content)
+        hashed = _Content()
+        hashed.feed(content)
         self._finish(fields, hashed)
 
-    def long_row(self, index: int) -> Callable[[bytes], None] | None:
+    def long_row(self, index: int) -> Column | None:
         if index != self._index["content"]:
             return None
-        self._content = hashed = ByteaDigest()
-        return lambda piece: self._feed(hashed, piece)
+        self._content = _Content()
+        return self._content
 
     def end_long_row(self, fields: list[bytes]) -> None:
         content, self._content = self._content, None
         self._finish(fields, None if content is None or content.is_null else content)
 
-    def _feed(self, content: ByteaDigest, piece: bytes) -> None:
-        try:
-            content.feed(piece)
-        except ValueError as error:
-            raise corrupt("the content of a blob is not what PostgreSQL writes") from error
-
-    def _finish(self, fields: list[bytes], content: ByteaDigest | None) -> None:
+    def _finish(self, fields: list[bytes], content: _Content | None) -> None:
         def value(name: str) -> str | None:
             return text_of(fields[self._index[name]]) if name in self._index else None
 

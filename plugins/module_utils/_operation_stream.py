@@ -24,7 +24,7 @@ from ansible_collections.odkops.central.plugins.module_utils._streams import CHU
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ from Python 3.10 on
 _PIPE = 1024 * 1024
 #: Larger pieces of memory come from the system each time, page by page, and cost three times as much.
-_PIECE = 64 * 1024
+_PIECE = CHUNK
 #: of what the operation says on stderr, in bytes: the last that is kept
 _SAID = 16 * 1024
 #: seconds that an operation has to end: by itself when its stdin has ended, and after each signal

@@ -33,7 +33,6 @@ from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT,
 from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, Item, TableReader
 
 _BLOCK, _DATA, _END, _DONE, _FAILED, _BLOBS, _FACTS, _MORE = range(8)
-_WITHOUT_DATA = (_BLOCK, _END, _DONE)
 
 # So many rows of blobs are sent back at a time.
 _BATCH = 500
@@ -106,7 +105,7 @@ class ReadingProcesses:
         """Take what comes back, in a thread."""
         try:
             while True:
-                kind, _number, data = _receive(self._from)
+                kind, data = _receive(self._from)
                 if kind == _DONE:
                     return
                 if kind == _FACTS:
@@ -191,18 +190,19 @@ class _Code:
         :raises CentralError: what the other process has raised
         """
         while True:
-            kind, number, data = _receive(slots)
+            kind, number = slots.receive()
             if kind == _DATA:
-                take(data)
+                with slots.lent(number) as data:
+                    take(data)
             elif kind == _BLOCK:
                 large_object, index = divmod(number, len(self._entries))
                 take(Block(self._entries[index], large_object or None, iter(())))
             elif kind == _END:
                 take(None)
-            elif kind == _FAILED:
-                raise _failure(data)
-            else:
+            elif kind == _DONE:
                 return
+            else:
+                raise _failure(_rest(slots, kind, number)[1])
 
 
 def _send_whole(slots: Slots, kind: int, data: bytes) -> None:
@@ -211,16 +211,19 @@ def _send_whole(slots: Slots, kind: int, data: bytes) -> None:
         slots.send(kind if start + SLOT >= len(data) else _MORE, data[start : start + SLOT])
 
 
-def _receive(slots: Slots) -> tuple[int, int, bytes]:
-    """Receive a message, put together where it was sent in several: its kind, its number, and its data."""
-    pieces: list[bytes] = []
-    while True:
-        kind, number = slots.receive()
-        if kind in _WITHOUT_DATA:
-            return kind, number, b""
-        pieces.append(slots.data(number))
-        if kind != _MORE:
-            return kind, number, pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def _receive(slots: Slots) -> tuple[int, bytes]:
+    """Receive a message, put together where it was sent in several: its kind, and its data."""
+    kind, number = slots.receive()
+    return (kind, b"") if kind == _DONE else _rest(slots, kind, number)
+
+
+def _rest(slots: Slots, kind: int, size: int) -> tuple[int, bytes]:
+    """As :func:`_receive`, for a message that begins with data of this kind and size."""
+    pieces = [slots.data(size)]
+    while kind == _MORE:
+        kind, size = slots.receive()
+        pieces.append(slots.data(size))
+    return kind, b"".join(pieces)
 
 
 def _failure(data: bytes) -> CentralError:

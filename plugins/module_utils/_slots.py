@@ -14,6 +14,7 @@ import contextlib
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 
 #: bytes of a slot
 SLOT = 256 * 1024
@@ -58,7 +59,7 @@ class Slots:
         except BrokenPipeError as error:
             raise EOFError from error
 
-    def send(self, kind: int, data: bytes) -> None:
+    def send(self, kind: int, data: bytes | memoryview) -> None:
         """Send data, in as many messages as it needs; waits while no slot is free.
 
         :raises EOFError: the other side has ended
@@ -86,14 +87,20 @@ class Slots:
         kind, number = _MESSAGE.unpack(message)
         return kind, number
 
-    def data(self, size: int) -> bytes:
-        """The data of the message that was just received, so many bytes; its slot is free then."""
+    @contextlib.contextmanager
+    def lent(self, size: int) -> Iterator[memoryview]:
+        """The data of the message that was just received, so many bytes, until the context is left; its slot is free then."""
         begin = self._next * SLOT
-        data = bytes(self._view[begin : begin + size])
+        with self._view[begin : begin + size] as data:
+            yield data
         self._next = (self._next + 1) % _SLOTS
         with contextlib.suppress(BrokenPipeError):  # The other side has sent its last, and has ended.
             os.write(self._free_in, _FREE)
-        return data
+
+    def data(self, size: int) -> bytes:
+        """As :meth:`lent`, copied."""
+        with self.lent(size) as data:
+            return bytes(data)
 
     def close(self) -> None:
         """Give everything back, or say that this process is neither side."""

@@ -14,11 +14,11 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive imp
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 
-#: a block, a piece of its data, or None for its end
-Item = Union[Block, bytes, None]
+#: a block, a piece of its data (a memoryview is good until the call returns), or None for its end
+Item = Union[Block, bytes, memoryview, None]
 
 # So much is passed on at a time, in bytes; a piece of a decompressor may be larger.
-_PIECE = 256 * 512
+_PIECE = 128 * 1024
 
 
 class Decompressing:

@@ -69,6 +69,41 @@ def test_byte_by_byte(method: str) -> None:
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sizes", [100, 1 << 30])
+@pytest.mark.parametrize("size", [PIECE - 1, PIECE, PIECE + 1, 4 * PIECE])
+def test_what_fills_pieces_exactly(method: str, sizes: int, size: int) -> None:
+    for data in (bytes(size), TEXT[:size]):
+        assert decompress(method, METHODS[method](data), sizes) == data
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_kept_of_what_is_lent(method: str) -> None:
+    """A memoryview is good until the call returns."""
+    whole = METHODS[method](TEXT)
+    reader = decompressor(method, "a table")
+    found = b""
+    for start in range(0, len(whole), 300_000):
+        lent = bytearray(whole[start : start + 300_000])
+        found += b"".join(reader.feed(memoryview(lent)))
+        lent[:] = bytes(len(lent))
+    reader.finish()
+    assert found == TEXT
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_checksum_and_the_size_of_a_gzip_file() -> None:
+    whole = gzip.compress(TEXT[:3000])
+    for position in range(len(whole) - 8, len(whole)):
+        for bit in range(8):
+            bad = bytearray(whole)
+            bad[position] ^= 1 << bit
+            with pytest.raises(CentralError, match="a table"):
+                decompress("gzip", bytes(bad), 4096, file=True)
+
+
+@pytest.mark.usefixtures("engine")
 def test_files_of_the_directory_format_and_members_of_a_zip() -> None:
     assert decompress("gzip", gzip.compress(TEXT), 4096, file=True) == TEXT
     raw = zlib.compressobj(6, zlib.DEFLATED, -15)

@@ -11,7 +11,7 @@ The expected values are PostgreSQL's documentation of COPY, and what the real ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils import _copy_text
@@ -64,13 +64,21 @@ class Taker:
         """A row."""
         self.rows.append(fields)
 
-    def long_row(self, index: int) -> Callable[[bytes], None] | None:
+    def long_row(self, index: int) -> Taker | None:
         """A column of a long row."""
         self._pieces = b"" if index == 0 else self._pieces
-        return self._take if index == 1 else None
+        return self if index == 1 else None
 
-    def _take(self, piece: bytes) -> None:
+    def feed(self, piece: bytes) -> None:
+        """A piece of it."""
         self._pieces += piece
+
+    def swallow(self, data: bytes | memoryview) -> bool:
+        """The same, where its characters are known."""
+        if set(data) - set(b"0123456789abcdef"):
+            return False
+        self._pieces += data
+        return True
 
     def end_long_row(self, fields: list[bytes]) -> None:
         """Its end."""
@@ -287,6 +295,35 @@ def escaped_bytea(value: bytes) -> bytes:
 content = st.one_of(
     st.binary(max_size=60), st.lists(st.sampled_from([b"\\", b"0", b"a", b"\0", b"\xff"])).map(b"".join)
 )
+
+
+@given(content, pieces)
+def test_bytea_digests_by_swallowing(value: bytes, sizes: list[int]) -> None:
+    digest = ByteaDigest()
+    for piece in cut(b"\\\\x" + value.hex().encode(), sizes):
+        if not digest.swallow(memoryview(piece)):
+            digest.feed(piece)
+    assert digest.finish() == hashlib.sha1(value, usedforsecurity=False).hexdigest()
+    assert digest.size == len(value)
+
+
+@given(st.integers(0, 5), st.integers(0, 9), st.sampled_from(b"\n\t\r\0 \\gG\xff"))
+def test_what_is_no_digit_is_not_swallowed(before: int, place: int, wrong: int) -> None:
+    """And nothing of it is taken."""
+    digest = ByteaDigest()
+    digest.feed(b"\\\\x" + b"a" * before)
+    piece = bytearray(b"0123456789")
+    piece[place] = wrong
+    assert not digest.swallow(memoryview(piece))
+    digest.feed(b"b" * (before % 2))
+    assert digest.finish() == hashlib.sha1(bytes.fromhex("a" * before + "b" * (before % 2))).hexdigest()
+
+
+@pytest.mark.parametrize("begin", [b"", b"\\", b"\\\\", b"a"])
+def test_only_digits_are_swallowed(begin: bytes) -> None:
+    digest = ByteaDigest()
+    digest.feed(begin)
+    assert not digest.swallow(b"00")
 
 
 @given(content, pieces, st.booleans())
