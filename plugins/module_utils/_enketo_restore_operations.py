@@ -262,7 +262,8 @@ rm -rf "$before.gone" "$before.new" "$new"
 """
 )
 
-# Asks Enketo itself, on its own port, for links that come on stdin, one id a line: they are in no command line.
+# Asks Enketo itself, on its own port, for the forms of links that come on stdin, one id a line: they are in no command line.
+# The page of a link opens whatever its id is. The form does not: 404 where Redis has no such id.
 # Node's own program is there, since Enketo runs on it. Prints one status a line, 0 where there is no answer.
 _ANSWERS = """\
 node -e '
@@ -270,7 +271,7 @@ const http = require("node:http");
 const text = require("node:fs").readFileSync(0, "utf8");
 if (!text.endsWith("\\nend\\n")) process.exit(1);
 const ask = (id) => new Promise((resolve) => {
-  const request = http.get({ host: "127.0.0.1", port: 8005, path: "/-/" + id, timeout: 20000 }, (answer) => {
+  const request = http.get({ host: "127.0.0.1", port: 8005, path: "/-/xform/" + id, timeout: 20000 }, (answer) => {
     answer.resume();
     resolve(answer.statusCode);
   });

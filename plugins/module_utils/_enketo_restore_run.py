@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Stopwatch
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
+from ansible_collections.odkops.central.plugins.module_utils._enketo_answers import ASKED, require_links
 from ansible_collections.odkops.central.plugins.module_utils._enketo_plan import EnketoPlan
 from ansible_collections.odkops.central.plugins.module_utils._enketo_rebuild import Address, parse_address
 from ansible_collections.odkops.central.plugins.module_utils._enketo_restore import (
@@ -32,6 +32,7 @@ from ansible_collections.odkops.central.plugins.module_utils._enketo_restore imp
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, LinkFact
 from ansible_collections.odkops.central.plugins.module_utils._lease import new_run_id, release, take, this_host
+from ansible_collections.odkops.central.plugins.module_utils._phases import Phases
 from ansible_collections.odkops.central.plugins.module_utils._repository import SetEntry
 from ansible_collections.odkops.central.plugins.module_utils._restore_journal import (
     COMMITTED,
@@ -58,9 +59,6 @@ _LIFETIME = 120
 
 #: seconds that Enketo may take to come up
 _STARTING = 180
-_ASKED = 5
-# No id of Enketo's: they have other lengths.
-_MADE_UP = "odkops0made0up"
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def restore(request: Request) -> dict[str, Any]:
     with _lease(request):
         address = _confirm(request)
         undone = finish(channel)
-        phases = _Phases()
+        phases = Phases()
         with phases.phase("check"):
             plan = _plan(request, address)
             found = check(channel, plan)
@@ -215,23 +213,10 @@ def _part_file(path: str, passphrase: str | None) -> str:
 # --- the transaction --------------------------------------------------------------------------------------------
 
 
-class _Phases:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(time.monotonic() - begun, 3)
-
-
 class _Transaction:
     """One restore, from the journal's beginning to its end."""
 
-    def __init__(self, channel: Channel, plan: EnketoPlan, phases: _Phases, served: bool) -> None:
+    def __init__(self, channel: Channel, plan: EnketoPlan, phases: Phases, served: bool) -> None:
         self._channel = channel
         self._plan = plan
         self._phases = phases
@@ -254,7 +239,8 @@ class _Transaction:
                 held = verify(channel, plan)
             with self._phases.phase("start"):
                 self._services.restart(*running)
-                answers = self._ask() if "enketo" in running else None
+                ids = plan.some_ids(ASKED) if self._served else []
+                answers = require_links(channel, ids, _STARTING) if "enketo" in running else None
             journal.note(COMMITTED)
         except BaseException as error:
             _way_back(channel, journal, error)
@@ -263,35 +249,6 @@ class _Transaction:
             forget(channel, journal.tag)
             journal.end()
         return {"put": made["keys"], "keys_after": held["keys"], "restarted": running, "answers": answers}
-
-    def _ask(self) -> dict[str, int]:
-        """See that Enketo is up, and has links that it did not make up.
-
-        :raises CentralError: ``not_healthy``
-        """
-        ids = self._plan.some_ids(_ASKED) if self._served else []
-        lines = "".join(f"{each}\n" for each in [_MADE_UP, *ids]).encode() + b"end\n"
-        until = time.monotonic() + _STARTING
-        statuses: list[int] = []
-        while True:
-            with contextlib.suppress(CentralError):
-                output = self._channel.run("enketo-answers", stdin=lines, timeout=150)
-                statuses = [int(word) for word in output.split() if word.isdigit()]
-            if len(statuses) == len(ids) + 1 and all(statuses):
-                break
-            if time.monotonic() >= until:
-                raise CentralError(
-                    "not_healthy",
-                    f"Enketo does not answer within {_STARTING} seconds of its start. Look at its log (docker compose logs "
-                    "enketo).",
-                )
-            time.sleep(0.5)
-        opened = statuses[1:].count(200)
-        if ids and not opened:
-            raise CentralError(
-                "not_healthy", f"Enketo opens none of {len(ids)} Web Forms links that were restored: {statuses[1:]}."
-            )
-        return {"asked": len(ids), "opened": opened}
 
 
 def _way_back(channel: Channel, journal: Journal, error: BaseException) -> None:

@@ -100,22 +100,3 @@ class Health:
                 "those of the backup. Give those, or do without login_email.",
             )
         self.ask(SERVICE, "DELETE", "/v1/sessions/current", headers={"Authorization": f"Bearer {token}"})
-
-    def require_link(self, enketo_id: str) -> None:
-        """See whether a Web Form opens: Enketo is asked for its form, as a browser does, and knows it.
-
-        :raises CentralError: ``not_healthy``
-        """
-        until = time.monotonic() + self._patience
-        while True:
-            status, said = self.ask(NGINX, "POST", f"/-/transform/xform/{enketo_id}", body={})
-            # Where the form is for logged in users only, or closed, Enketo says so, and knows the link.
-            if status in (200, 401, 403):
-                return
-            if status == _NOT_FOUND or time.monotonic() > until:
-                raise CentralError(
-                    "not_healthy",
-                    f"Web Forms do not open: for the link {enketo_id} Enketo answers {status or said[:200]}. Look at "
-                    "`docker compose logs enketo`.",
-                )
-            time.sleep(_PAUSE)

@@ -14,6 +14,7 @@ from ansible_collections.odkops.central.plugins.module_utils import (
     _journal_operations,
     _lease_operations,
     _pg_dump_operations,
+    _replace_operations,
     _restore_operations,
     _s3_operations,
     _service_operations,
@@ -30,8 +31,9 @@ _ALL: tuple[Operation, ...] = (
     *_lease_operations.OPERATIONS,
     *_journal_operations.OPERATIONS,
     *_health_operations.OPERATIONS,
-    *_restore_operations.OPERATIONS,
     *_service_operations.OPERATIONS,
+    *_restore_operations.OPERATIONS,
+    *_replace_operations.OPERATIONS,
 )
 
 #: by name

@@ -17,14 +17,21 @@ from typing import Any, Callable, Optional
 from ansible_collections.odkops.central.plugins.module_utils import _enketo_restore as enketo
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Terms
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
+from ansible_collections.odkops.central.plugins.module_utils._enketo_answers import ASKED, require_links
 from ansible_collections.odkops.central.plugins.module_utils._enketo_plan import EnketoPlan
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, LinkFact
 from ansible_collections.odkops.central.plugins.module_utils._health import NGINX, SERVICE, Health
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump import DumpOptions, dump, rehearse_dump
 from ansible_collections.odkops.central.plugins.module_utils._phases import Phases
+from ansible_collections.odkops.central.plugins.module_utils._replace import (
+    end_sessions_of_users,
+    replace_by_central,
+    replace_in_place,
+)
 from ansible_collections.odkops.central.plugins.module_utils._restore_archive import RestoreArchive
 from ansible_collections.odkops.central.plugins.module_utils._restore_journal import COMMITTED, Journal, new_tag
+from ansible_collections.odkops.central.plugins.module_utils._restore_operations import NEW, PREVIOUS
 from ansible_collections.odkops.central.plugins.module_utils._restore_preflight import (
     Backup,
     require_confirmation,
@@ -35,9 +42,17 @@ from ansible_collections.odkops.central.plugins.module_utils._restore_preflight 
     require_space,
 )
 from ansible_collections.odkops.central.plugins.module_utils._restore_target import Administration, Survey, Target
-from ansible_collections.odkops.central.plugins.module_utils._restore_undo import KIND, STOPPED, finish, undo
+from ansible_collections.odkops.central.plugins.module_utils._restore_undo import (
+    IN_PLACE,
+    KIND,
+    RESTORE_JS,
+    STOPPED,
+    SWAP,
+    finish,
+    undo,
+)
 from ansible_collections.odkops.central.plugins.module_utils._services import Services
-from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, Verification, verify_file
+from ansible_collections.odkops.central.plugins.module_utils._verify import ZIP, Expectation, Verification, verify_file
 
 # Rows that no migration and nothing else adds or removes while nobody can reach a Central.
 _STEADY = ("public.submissions", "public.projects", "public.users", "public.field_keys", "public.public_links")
@@ -52,6 +67,7 @@ class RestoreRequest:
     :param passphrase: that opens it; None for one that was made without
     :param sha256: what it must have, or None
     :param confirm_domain: the DOMAIN of the Central, typed by whoever asks
+    :param strategy: one of STRATEGIES of _restore_undo
     :param administration: with whom databases are made
     :param safety: how a backup of what is there now is made; None for none
     :param plan_enketo: says what becomes of Enketo's links and secrets, given the links of the backup; None to leave them alone
@@ -67,6 +83,7 @@ class RestoreRequest:
     passphrase: Optional[str]
     confirm_domain: str
     sha256: Optional[str] = None
+    strategy: str = SWAP
     administration: Administration = field(default_factory=Administration)
     safety: Optional[Terms] = None
     plan_enketo: Optional[Callable[[list[LinkFact]], EnketoPlan]] = None
@@ -92,6 +109,7 @@ class Restore:
         self._extensions: dict[str, str]
         self._links: list[LinkFact] = []
         self._enketo: Optional[EnketoPlan] = None
+        self._enketo_changes = False
 
     # --- before anything is changed ---------------------------------------------------------------------------------
 
@@ -135,10 +153,13 @@ class Restore:
         backup = Backup(request.path, self._found.size or 0, version, tuple(migrations), self._extensions)
         require_known_migrations(survey, backup)
         require_programs(survey, backup)
-        require_rights(survey)
-        require_extensions(survey, backup)
+        require_extensions(survey, backup, request.strategy == SWAP)
         free = self._target.free()
-        require_space(survey, backup, free)
+        if request.strategy == SWAP:
+            require_rights(survey)
+            require_space(survey, backup, free)
+        else:
+            self._require_way_back()
         warnings = []
         if free is None:
             warnings.append(
@@ -151,6 +172,7 @@ class Restore:
             self._enketo = request.plan_enketo(self._links)
             found = enketo.check(request.channel, self._enketo)
             warnings += found.pop("warnings", [])
+            self._enketo_changes = bool(found.pop("change"))
         if request.safety is not None:
             rehearse_dump(request.channel, request.safety, DumpOptions())
         return {
@@ -167,6 +189,20 @@ class Restore:
             "warnings": warnings,
         }
 
+    def _require_way_back(self) -> None:
+        """See whether the strategy can be used: it has no old database to go back to."""
+        request = self._request
+        if request.safety is None and self._survey.database["submissions"]:
+            raise CentralError(
+                "bad_option",
+                f"strategy={request.strategy} replaces the database where it is. The only way back is a backup that is made just "
+                "before: give safety_backup.",
+            )
+        if request.strategy == RESTORE_JS and self._found.format == ZIP:
+            raise CentralError(
+                "bad_option", "strategy=restore_js takes no zip from this collection. Use swap or in_place."
+            )
+
     def _archive(self) -> RestoreArchive:
         return RestoreArchive(self._request.path, self._request.passphrase or "", str(self._found.sha256))
 
@@ -181,18 +217,21 @@ class Restore:
         :raises CentralError: with the diagnosis of what went wrong, after everything was put back; ``rollback_failed``
         """
         request = self._request
-        safety = None
+        safety: dict[str, Any] = {}
         if request.safety is not None:
             with self.phases.phase("safety"):
-                safety = str(dump(request.channel, request.safety, DumpOptions())["path"])
+                safety = dump(request.channel, request.safety, DumpOptions())
         journal = Journal.begin(
             request.channel,
             self._tag,
             KIND,
             services=self._services.running(),
             now=self._survey.database["now"],
-            enketo=self._enketo is not None,
+            enketo=self._enketo_changes,
             keep_previous=request.keep_previous,
+            strategy=request.strategy,
+            safety=safety.get("path"),
+            safety_sha256=safety.get("sha256"),
         )
         try:
             found = self._transaction(journal)
@@ -200,29 +239,27 @@ class Restore:
             self._put_back(journal, error)
             raise
         found.update(self._clean(journal))
-        return {**found, "safety": safety, **self.phases.as_dict()}
+        return {**found, "safety": safety.get("path"), **self.phases.as_dict()}
 
     def _transaction(self, journal: Journal) -> dict[str, Any]:
         request, phase, tag = self._request, self.phases.phase, self._tag
-        journal.note("loading")
-        with phase("load"):
-            missing = self._load()
-        with phase("check"):
-            self._compare(self._target.count(tag, f"odkops_new_{tag}"), self._found.tables or {})
-        with phase("finish"):
-            with self._archive() as archive:
-                refused = self._target.grant(tag, archive.grants)
-            ended = self._target.finish(tag, request.end_sessions)
+        found = self._beside(journal) if request.strategy == SWAP else {}
         journal.note("stopping")
         self.phases.stopped()
         with phase("stop"):
             self._services.stop("nginx")
-            self._services.stop(*STOPPED)
-        journal.note("swapping")
-        with phase("swap"):
-            previous = self._target.swap(tag)
+            if request.strategy != RESTORE_JS:
+                self._services.stop(*STOPPED)
+        if request.strategy == SWAP:
+            journal.note("swapping")
+            with phase("swap"):
+                found["previous"] = self._target.swap(tag)
+        else:
+            journal.note("replacing")
+            with phase("load"):
+                found.update(self._replace())
         links: dict[str, Any] = {}
-        if self._enketo is not None:
+        if self._enketo is not None and self._enketo_changes:
             journal.note("enketo")
             with phase("enketo"):
                 enketo.keep_previous(request.channel, tag)
@@ -241,13 +278,34 @@ class Restore:
             self.phases.answers()
             self._look_outside()
         journal.note(COMMITTED)
-        return {
-            "previous": previous,
-            "sessions_ended": ended,
-            "grants_failed": refused,
-            "extensions_missing": missing,
-            "enketo": links,
-        }
+        return {"previous": None, **found, "enketo": links}
+
+    def _beside(self, journal: Journal) -> dict[str, Any]:
+        """Make the second database, while Central serves from the first."""
+        request, phase, tag = self._request, self.phases.phase, self._tag
+        journal.note("loading")
+        with phase("load"):
+            missing = self._load()
+        with phase("check"):
+            self._compare(self._target.count(tag, NEW + tag), self._found.tables or {})
+        with phase("finish"):
+            with self._archive() as archive:
+                refused = self._target.grant(tag, archive.grants)
+            ended = self._target.finish(tag, request.end_sessions)
+        return {"sessions_ended": ended, "grants_failed": refused, "extensions_missing": missing}
+
+    def _replace(self) -> dict[str, Any]:
+        """Replace what is in Central's own database, which nobody uses."""
+        request, tag, rows = self._request, self._tag, self._found.tables or {}
+        if request.strategy == IN_PLACE:
+            with self._archive() as archive:
+                ended = replace_in_place(self._target, tag, archive, rows, request.end_sessions)
+        else:
+            replace_by_central(request.channel, tag, request.path, request.passphrase)
+            self._services.stop(*STOPPED)
+            self._compare(self._target.count(tag, self._target.database), rows)
+            ended = end_sessions_of_users(self._target, tag) if request.end_sessions else 0
+        return {"sessions_ended": ended, "grants_failed": [], "extensions_missing": []}
 
     def _load(self) -> list[str]:
         there = self._survey.database["extensions"] or {}
@@ -282,14 +340,14 @@ class Restore:
 
     def _look_outside(self) -> None:
         """Open a Web Form as a browser does, where Enketo was restored as well."""
-        for enketo_id in () if self._enketo is None else self._enketo.some_ids(1):
-            self._health.require_link(enketo_id)
+        if self._enketo is not None:
+            require_links(self._request.channel, self._enketo.some_ids(ASKED), self._request.patience)
 
     # --- the ends ---------------------------------------------------------------------------------------------------
 
     def _put_back(self, journal: Journal, error: BaseException) -> None:
         try:
-            kept = undo(self._request.channel, journal, self._target)
+            kept = undo(self._request.channel, journal, self._target, self._request.passphrase)
         except CentralError as failure:
             raise CentralError(
                 "rollback_failed",
@@ -308,8 +366,8 @@ class Restore:
         """The restore has succeeded. See what only the old database has, and remove what nobody needs."""
         target, tag = self._target, self._tag
         only: Optional[int] = None
-        if self._survey.database["submissions"]:
+        if self._survey.database["submissions"] and self._request.strategy == SWAP:
             with self.phases.phase("compare"):
-                only = target.missed(tag, f"odkops_previous_{tag}", target.database)
+                only = target.missed(tag, PREVIOUS + tag, target.database)
         finish(self._request.channel, journal, target)
         return {"only_previous": only, **({} if self._request.keep_previous else {"previous": None})}

@@ -32,7 +32,7 @@ SESSION = "odkops-restore-"
 NEW, PREVIOUS, FAILED = "odkops_new_", "odkops_previous_", "odkops_failed_"
 
 # $tag is the run's; `own NAME` is psql in a database as Central's user.
-_START = """\
+START = """\
 tag=$1
 IFS= read -r odkops_user
 IFS= read -r odkops_password
@@ -56,14 +56,12 @@ as_administrator() {
   fi
 }
 administer() { as_administrator "$odkops_database" "$@"; }
-for name in "$odkops_database" postgres template1; do
-  if [ -n "$name" ] && odkops_said=$(as_administrator "$name" --command '' 2>&1); then
-    odkops_database=$name
-    break
-  fi
-  [ -z "$odkops_database" ] || break
-done
-[ -n "$odkops_database" ] && [ "$odkops_database" = "$name" ] || say "no database to administer from answers: $odkops_said"
+if [ -z "$odkops_database" ]; then
+  for name in postgres template1; do
+    if odkops_said=$(as_administrator "$name" --command '' 2>&1); then odkops_database=$name; break; fi
+  done
+  [ -n "$odkops_database" ] || say "no database to administer from answers: $odkops_said"
+fi
 """
 
 # Fields "name=value", each with a NUL behind it. $2: Central's database.
@@ -102,6 +100,7 @@ FROM pg_roles WHERE rolname = current_user;
 SQL
 ) || exit 1
 printf 'administrator=%s\\0' "$found"
+printf 'administered_in=%s\\0' "$odkops_database"
 """
 
 # Bytes that are free where the database lies.
@@ -323,22 +322,22 @@ done
 say "what an unfinished restore does in the database cannot be ended"
 """.replace("SESSION", SESSION)
 
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}"
-_TAG = r"[0-9a-f]{8,32}"
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}"
+TAG = r"[0-9a-f]{8,32}"
 _EXTENSION = r"[A-Za-z0-9_-]{1,63}:[A-Za-z0-9_-]{1,63}"
 _EXTENSIONS = rf"(?:{_EXTENSION}(?: {_EXTENSION}){{0,49}})?"
 
 
-def _both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation]:
+def both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation]:
     """The operation with the settings and programs of ``service``, and the one with those of ``postgres14``."""
-    taken = (_TAG, *parameters)
+    taken = (TAG, *parameters)
     return (
-        Operation(name, "service", SETTINGS + TIMEOUT + _START + script, taken, RESTORE, run=True),
+        Operation(name, "service", SETTINGS + TIMEOUT + START + script, taken, RESTORE, run=True),
         Operation(
             f"{name}-postgres14",
             "postgres14",
-            BESIDE + TIMEOUT + _START + script,
-            (_NAME, _NAME, *taken),
+            BESIDE + TIMEOUT + START + script,
+            (NAME, NAME, *taken),
             RESTORE,
             run=True,
         ),
@@ -347,18 +346,18 @@ def _both(name: str, script: str, *parameters: str) -> tuple[Operation, Operatio
 
 #: the first parameter is the tag of the run; those for ``postgres14`` have a user and a database of that server before it
 OPERATIONS: tuple[Operation, ...] = (
-    *_both(SURVEY, _ADMINISTER + _SURVEY, _NAME),
-    *_both(CREATE, _ADMINISTER + _CREATE, _NAME, _EXTENSIONS, _EXTENSIONS),
-    *_both(LOAD, _LOAD),
-    *_both(GRANT, _GRANT),
-    *_both(COUNT, _COUNT, _NAME),
-    *_both(FINISH, _ADMINISTER + _FINISH, _NAME, "true|false"),
-    *_both(SWAP, _ADMINISTER + _ALONE + _SWAP, _NAME, r"[A-Za-z0-9 .,:-]{1,120}"),
-    *_both(UNSWAP, _ADMINISTER + _ALONE + _UNSWAP, _NAME),
-    *_both(DROP, _ADMINISTER + _ALONE + _DROP, "new|previous|failed"),
-    *_both(STATE, _ADMINISTER + _STATE),
-    *_both(MISSED, _MISSED, _NAME, _NAME, r"-infinity|[0-9T:.-]{19,26}"),
-    *_both(BLOB, _BLOB, _NAME),
-    *_both(END, _ADMINISTER + _END),
+    *both(SURVEY, _ADMINISTER + _SURVEY, NAME),
+    *both(CREATE, _ADMINISTER + _CREATE, NAME, _EXTENSIONS, _EXTENSIONS),
+    *both(LOAD, _LOAD),
+    *both(GRANT, _GRANT),
+    *both(COUNT, _COUNT, NAME),
+    *both(FINISH, _ADMINISTER + _FINISH, NAME, "true|false"),
+    *both(SWAP, _ADMINISTER + _ALONE + _SWAP, NAME, r"[A-Za-z0-9 .,:-]{1,120}"),
+    *both(UNSWAP, _ADMINISTER + _ALONE + _UNSWAP, NAME),
+    *both(DROP, _ADMINISTER + _ALONE + _DROP, "new|previous|failed"),
+    *both(STATE, _ADMINISTER + _STATE),
+    *both(MISSED, _MISSED, NAME, NAME, r"-infinity|[0-9T:.-]{19,26}"),
+    *both(BLOB, _BLOB, NAME),
+    *both(END, _ADMINISTER + _END),
     Operation(SPACE, "postgres14", _SPACE, (), RESTORE, run=True),
 )

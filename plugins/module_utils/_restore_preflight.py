@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import Version
-from ansible_collections.odkops.central.plugins.module_utils._restore_target import Survey
+from ansible_collections.odkops.central.plugins.module_utils._restore_target import SETS_TRANSACTION_TIMEOUT, Survey
 
 # The oldest pg_restore that reads a version of the archive.
 _READS: dict[Version, int] = {(1, 15): 16, (1, 16): 17}
@@ -88,6 +88,12 @@ def require_programs(survey: Survey, backup: Backup) -> None:
             f"{' and '.join(found)} in the image of {survey.place.name} are no pair. Install one version of the PostgreSQL "
             "client.",
         )
+    if survey.pg_restore[0] >= SETS_TRANSACTION_TIMEOUT > survey.major:
+        raise CentralError(
+            "restore_impossible",
+            f"The pg_restore in the image of {survey.place.name} is {survey.pg_restore[0]}, and the server {survey.major}: "
+            "it sets what that server does not know. Install the PostgreSQL client of the server's version there.",
+        )
     needed = _READS.get(backup.archive, 0)
     if survey.pg_restore[0] < needed:
         raise CentralError(
@@ -112,20 +118,22 @@ def require_rights(survey: Survey) -> None:
         )
 
 
-def require_extensions(survey: Survey, backup: Backup) -> None:
-    """See whether all extensions that the backup needs can be made.
+def require_extensions(survey: Survey, backup: Backup, beside: bool) -> None:
+    """See whether all extensions that the backup needs are there, or can be made.
 
+    :param beside: in a new database, which has none yet
     :raises CentralError: ``restore_impossible``
     """
     available = survey.database["available"] or {}
-    missing = sorted(set(backup.extensions) - set(available))
+    needed = set(backup.extensions) - (set() if beside else set(survey.database["extensions"] or ()))
+    missing = sorted(needed - set(available))
     if missing:
         raise CentralError(
             "restore_impossible",
             f"The backup needs the PostgreSQL extension(s) {', '.join(missing)}, which the server does not have. Install "
             "postgresql-contrib of the server's version. Nothing was changed.",
         )
-    forbidden = [name for name in sorted(backup.extensions) if not available[name]]
+    forbidden = [name for name in sorted(needed) if not available[name]]
     if forbidden and not survey.administrator["superuser"]:
         raise CentralError(
             "restore_impossible",

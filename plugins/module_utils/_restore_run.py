@@ -13,6 +13,8 @@ from typing import Any, Optional
 
 from ansible_collections.odkops.central.plugins.module_utils import _enketo_restore_run
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
+from ansible_collections.odkops.central.plugins.module_utils._config_restore import KIND as CONFIG
+from ansible_collections.odkops.central.plugins.module_utils._config_restore import finish_config
 from ansible_collections.odkops.central.plugins.module_utils._enketo_plan import EnketoPlan
 from ansible_collections.odkops.central.plugins.module_utils._enketo_restore import read_address
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
@@ -180,7 +182,10 @@ def finish_unfinished(request: RestoreRequest) -> dict[str, Any] | None:
     if journal is not None and journal.kind == _enketo_restore_run.KIND:
         undone = _enketo_restore_run.finish(request.channel, journal)
         return {**(_shown(journal) or {}), "outcome": "rolled_back" if undone else "finished"}
-    return recover(request.channel, request.administration)
+    if journal is not None and journal.kind == CONFIG:
+        finish_config(request.channel, journal)
+        return {**(_shown(journal) or {}), "outcome": "rolled_back"}
+    return recover(request.channel, request.administration, request.passphrase)
 
 
 def remove_previous(request: RestoreRequest, names: list[str], rehearsed: bool) -> dict[str, Any]:

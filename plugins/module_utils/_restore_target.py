@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Optional
 
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _MAJOR = re.compile(r"\(PostgreSQL\) ([0-9]+)(?:\.([0-9]+))?")
 
 #: a pg_restore of this major version or a later one sets what servers before it do not know
-_SETS_TRANSACTION_TIMEOUT = 17
+SETS_TRANSACTION_TIMEOUT = 17
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ class Target:
     """
 
     def __init__(self, channel: Channel, administration: Administration) -> None:
-        self._channel = channel
-        self._lines = administration.lines()
+        self.channel = channel
+        #: what each operation reads first
+        self.lines = administration.lines()
         self._administration = administration
         self.place = _find(channel)
         server = self.place.server
@@ -122,12 +123,14 @@ class Target:
                 f"The name of the database, {self.database!r}, has characters that a restore does not support.",
             )
 
-    def _call(self, operation: str, tag: str, *arguments: str, timeout: float = _SHORT, data: bytes = b"") -> str:
-        name, before = self._named(operation)
-        output = self._channel.run(name, *before, tag, *arguments, stdin=self._lines + data, timeout=timeout)
+    def call(self, operation: str, tag: str, *arguments: str, timeout: float = _SHORT, data: bytes = b"") -> str:
+        """Execute an operation of a run, and return what it prints."""
+        name, before = self.named(operation)
+        output = self.channel.run(name, *before, tag, *arguments, stdin=self.lines + data, timeout=timeout)
         return output.decode("utf-8", "replace")
 
-    def _named(self, operation: str) -> tuple[str, tuple[str, ...]]:
+    def named(self, operation: str) -> tuple[str, tuple[str, ...]]:
+        """An operation's name where this database is reached, and its first arguments there."""
         if self.place.name == POSTGRES14:
             return f"{operation}-{POSTGRES14}", self.place.arguments
         return operation, ()
@@ -138,7 +141,7 @@ class Target:
         :raises CentralError: ``restore_impossible`` where the user to administer with cannot log in, ``operation_failed``, ...
         """
         try:
-            text = self._call(operations.SURVEY, tag, self.database)
+            text = self.call(operations.SURVEY, tag, self.database)
         except CentralError as error:
             if "administer" in error.message or self._administration.user is not None:
                 raise CentralError(
@@ -148,10 +151,12 @@ class Target:
                 ) from error
             raise
         fields = dict(part.partition("=")[::2] for part in text.split("\0")[:-1])
+        # Known now, it need not be looked for again.
+        self.lines = replace(self._administration, database=fields["administered_in"]).lines()
         known = fields.get("target_migrations")
         return Survey(
             place=self.place,
-            identity=read_identity(self._channel, self.place.settings),
+            identity=read_identity(self.channel, self.place.settings),
             database=json.loads(fields["database"]),
             administrator=json.loads(fields["administrator"]),
             migrations=tuple(json.loads(fields.get("migrations") or "null") or ()),
@@ -164,7 +169,7 @@ class Target:
         """Bytes that are free where PostgreSQL keeps its databases; None where that is not on the Central's host."""
         if not self.place.settings.in_postgres14:
             return None
-        found = self._channel.run(operations.SPACE, timeout=_SHORT).decode("ascii", "replace").strip()
+        found = self.channel.run(operations.SPACE, timeout=_SHORT).decode("ascii", "replace").strip()
         return int(found) if found.isdigit() else None
 
     def create(self, tag: str, needed: dict[str, str], wished: dict[str, str]) -> list[str]:
@@ -174,7 +179,7 @@ class Target:
         :param wished: the same of those that are only there in the database of today
         :returns: those of the latter that could not be made
         """
-        output = self._call(operations.CREATE, tag, self.database, _words(needed), _words(wished))
+        output = self.call(operations.CREATE, tag, self.database, extension_words(needed), extension_words(wished))
         return output.split()
 
     def load(self, tag: str, archive: RestoreArchive) -> int:
@@ -184,10 +189,10 @@ class Target:
         :raises CentralError: ``restore_failed``, ``central_disk_full``
         """
         ids = " ".join(map(str, archive.restored_ids))
-        source = Fed(self._lines + f"{ids}\n".encode(), archive.pieces())
-        name, before = self._named(operations.LOAD)
+        source = Fed(self.lines + f"{ids}\n".encode(), archive.pieces())
+        name, before = self.named(operations.LOAD)
         try:
-            with self._channel.stream(name, *before, tag, stdin=source, idle_timeout=_LONG) as output:
+            with self.channel.stream(name, *before, tag, stdin=source, idle_timeout=_LONG) as output:
                 while output.read(65536):
                     pass
         except CentralError as error:
@@ -205,11 +210,11 @@ class Target:
         :returns: what PostgreSQL says of those that could not be granted
         """
         text = "\n".join(grants)
-        return self._call(operations.GRANT, tag, data=f"{text}\n".encode()).splitlines() if text else []
+        return self.call(operations.GRANT, tag, data=f"{text}\n".encode()).splitlines() if text else []
 
     def count(self, tag: str, database: str) -> dict[str, int]:
         """Rows by table of a database of this server."""
-        lines = self._call(operations.COUNT, tag, database, timeout=_LONG).splitlines()
+        lines = self.call(operations.COUNT, tag, database, timeout=_LONG).splitlines()
         return {str(name): int(rows) for name, rows in map(json.loads, filter(None, lines))}
 
     def finish(self, tag: str, end_sessions: bool) -> int:
@@ -217,7 +222,7 @@ class Target:
 
         :returns: how many sessions ended
         """
-        output = self._call(operations.FINISH, tag, self.database, "true" if end_sessions else "false", timeout=_LONG)
+        output = self.call(operations.FINISH, tag, self.database, "true" if end_sessions else "false", timeout=_LONG)
         return int(output.split()[-1])
 
     def swap(self, tag: str) -> str:
@@ -226,24 +231,24 @@ class Target:
         :returns: the name that the old one has now
         """
         said = f"Before the restore of {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, by odkops.central"
-        self._call(operations.SWAP, tag, self.database, said)
+        self.call(operations.SWAP, tag, self.database, said)
         return operations.PREVIOUS + tag
 
     def unswap(self, tag: str) -> None:
         """Give the old database its name back, from wherever the swap has come to."""
-        self._call(operations.UNSWAP, tag, self.database)
+        self.call(operations.UNSWAP, tag, self.database)
 
     def drop(self, tag: str, which: str) -> None:
         """Remove a database of a run, if it is there: ``new``, ``failed`` or ``previous``."""
-        self._call(operations.DROP, tag, which, timeout=_LONG)
+        self.call(operations.DROP, tag, which, timeout=_LONG)
 
     def end(self, tag: str) -> None:
         """End all sessions that a run has left in the server."""
-        self._call(operations.END, tag)
+        self.call(operations.END, tag)
 
     def kept(self, tag: str) -> list[dict[str, Any]]:
         """The databases that restores have left: ``name``, ``size`` in bytes, ``comment``."""
-        lines = self._call(operations.STATE, tag).splitlines()
+        lines = self.call(operations.STATE, tag).splitlines()
         return [dict(zip(("name", "size", "comment"), json.loads(line))) for line in lines if line]
 
     def missed(self, tag: str, database: str, other: str, since: str = "-infinity") -> int:
@@ -251,11 +256,11 @@ class Target:
 
         :param since: of those that were made then or later, by the server's clock, in UTC, ISO 8601
         """
-        return int(self._call(operations.MISSED, tag, database, other, since, timeout=_LONG).strip())
+        return int(self.call(operations.MISSED, tag, database, other, since, timeout=_LONG).strip())
 
     def blob(self, tag: str) -> tuple[int, str, bytes] | None:
         """One attachment in Central's database: its id, what its SHA-1 must be, and its content. None where there is none."""
-        text = self._call(operations.BLOB, tag, self.database, timeout=_LONG).strip()
+        text = self.call(operations.BLOB, tag, self.database, timeout=_LONG).strip()
         if not text:
             return None
         number, sha, content = json.loads(text)
@@ -266,14 +271,15 @@ def _find(channel: Channel) -> Place:
     """Where psql and pg_restore run: those that go with the server."""
     place = find_place(channel)
     settings = place.settings
-    too_new = settings.client >= _SETS_TRANSACTION_TIMEOUT > place.server.major
+    too_new = settings.client >= SETS_TRANSACTION_TIMEOUT > place.server.major
     if place.name != POSTGRES14 and too_new and settings.in_postgres14:
         arguments = (settings.given["PGUSER"], settings.given["PGDATABASE"])
         return Place(POSTGRES14, "", arguments, settings, place.server, "its pg_restore is newer than the server")
     return place
 
 
-def _words(extensions: dict[str, str]) -> str:
+def extension_words(extensions: dict[str, str]) -> str:
+    """Extensions and their schemas, as operations take them."""
     return " ".join(f"{name}:{schema}" for name, schema in sorted(extensions.items()))
 
 

@@ -13,10 +13,13 @@ from typing import Any
 from ansible_collections.odkops.central.plugins.module_utils import _enketo_restore as enketo
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._replace import is_marked, replace_in_place, unmark
+from ansible_collections.odkops.central.plugins.module_utils._restore_archive import RestoreArchive
 from ansible_collections.odkops.central.plugins.module_utils._restore_journal import COMMITTED, Journal, unfinished
 from ansible_collections.odkops.central.plugins.module_utils._restore_operations import FAILED
 from ansible_collections.odkops.central.plugins.module_utils._restore_target import Administration, Target
 from ansible_collections.odkops.central.plugins.module_utils._services import Services
+from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_file
 
 #: the kind of journal of a restore of the whole
 KIND = "restore"
@@ -24,12 +27,17 @@ KIND = "restore"
 #: what writes to the database or to Redis, in the order in which they are stopped after nginx
 STOPPED = ("service", "enketo")
 
-STAGES = ("begun", "loading", "stopping", "swapping", "enketo", "starting", "opening")
+STAGES = ("begun", "loading", "stopping", "swapping", "replacing", "enketo", "starting", "opening")
+
+#: how the database is replaced: by a second one, in a transaction of its own, or by Central's restore.js
+SWAP, IN_PLACE, RESTORE_JS = "swap", "in_place", "restore_js"
+STRATEGIES = (SWAP, IN_PLACE, RESTORE_JS)
 
 
-def undo(channel: Channel, journal: Journal, target: Target) -> dict[str, Any]:
+def undo(channel: Channel, journal: Journal, target: Target, passphrase: str | None) -> dict[str, Any]:
     """Put everything back as it was before the restore that the journal tells of.
 
+    :param passphrase: of the backup that was made before, which is the way back where there is no old database
     :returns: ``failed_database`` and ``only_failed`` (submissions that only it has), where the restored database was open
         to the world and has taken some: it is kept then
     :raises CentralError: where something cannot be put back; the journal stays, and this can be repeated
@@ -43,9 +51,11 @@ def undo(channel: Channel, journal: Journal, target: Target) -> dict[str, Any]:
     if reached >= STAGES.index("stopping"):
         services.stop("nginx")
         services.stop(*STOPPED)
-    if reached >= STAGES.index("swapping"):
+    if reached >= STAGES.index("swapping") and facts.get("strategy", SWAP) == SWAP:
         target.unswap(tag)
         kept = _keep_what_it_took(journal, target)
+    elif reached >= STAGES.index("replacing"):
+        _replace_back(journal, target, passphrase)
     if reached >= STAGES.index("enketo") and facts.get("enketo"):
         enketo.undo(channel, tag)
     if reached >= STAGES.index("loading"):
@@ -56,6 +66,23 @@ def undo(channel: Channel, journal: Journal, target: Target) -> dict[str, Any]:
     services.start(*[name for name in facts.get("services", []) if name == "nginx"])
     journal.end()
     return kept
+
+
+def _replace_back(journal: Journal, target: Target, passphrase: str | None) -> None:
+    """Put back what the backup holds that was made before, if the database is not what it was."""
+    tag, facts = journal.tag, journal.facts
+    if facts["strategy"] == IN_PLACE and not is_marked(target, tag):
+        return
+    path = facts.get("safety")
+    if not path:
+        raise CentralError(
+            "rollback_failed",
+            "The database was replaced, and no backup was made before: there is nothing to put back. Restore the right one.",
+        )
+    found = verify_file(path, Expectation(passphrase=passphrase, sha256=facts["safety_sha256"]))
+    with RestoreArchive(path, passphrase or "", str(found.sha256)) as archive:
+        replace_in_place(target, tag, archive, found.tables or {}, end_sessions=False)
+    unmark(target, tag)
 
 
 def _keep_what_it_took(journal: Journal, target: Target) -> dict[str, Any]:
@@ -71,12 +98,14 @@ def finish(channel: Channel, journal: Journal, target: Target) -> None:
     """Remove what a restore that has succeeded has left, but for the old database where it is to be kept."""
     if journal.facts.get("enketo"):
         enketo.forget(channel, journal.tag)
-    if not journal.facts.get("keep_previous", True):
+    if journal.facts.get("strategy", SWAP) == IN_PLACE:
+        unmark(target, journal.tag)
+    elif not journal.facts.get("keep_previous", True):
         target.drop(journal.tag, "previous")
     journal.end()
 
 
-def recover(channel: Channel, administration: Administration) -> dict[str, Any] | None:
+def recover(channel: Channel, administration: Administration, passphrase: str | None) -> dict[str, Any] | None:
     """Finish what an earlier run has left: put everything back, or where it had succeeded, clean up.
 
     :returns: None where there was nothing; else ``tag``, ``since``, ``stage``, ``outcome`` (``rolled_back`` or ``finished``),
@@ -96,7 +125,7 @@ def recover(channel: Channel, administration: Administration) -> dict[str, Any] 
             target.end(journal.tag)
             finish(channel, journal, target)
             return {**found, "outcome": "finished"}
-        return {**found, "outcome": "rolled_back", **undo(channel, journal, target)}
+        return {**found, "outcome": "rolled_back", **undo(channel, journal, target, passphrase)}
     except CentralError as error:
         raise CentralError(
             "rollback_failed",

@@ -63,6 +63,17 @@ options:
         The module refuses to run if it is not the one that the Central has.
       - Needed if O(action=restore).
     type: str
+  strategy:
+    description:
+      - V(swap) loads a second database beside the first, and exchanges their names. This is what the description above tells of.
+      - V(in_place) replaces all that Central's user owns in its own database, in one transaction, while Central is stopped.
+        Extensions and what belongs to others stay. It is for servers where no second database can be made. The way back, once
+        the transaction is committed, is the backup that is made before, so that O(safety_backup) is needed.
+      - V(restore_js) lets Central's own C(restore.js) do it (from v2026.2 on, no zip). On a stock server it refuses. The way
+        back is the same as with V(in_place).
+    type: str
+    choices: [swap, in_place, restore_js]
+    default: swap
   expected_sha256:
     description:
       - What the SHA-256 of a Direct Backup must be. For a set the manifest says it.
@@ -345,6 +356,7 @@ from ansible_collections.odkops.central.plugins.module_utils._restore_run import
     rollback,
 )
 from ansible_collections.odkops.central.plugins.module_utils._restore_target import Administration
+from ansible_collections.odkops.central.plugins.module_utils._restore_undo import STRATEGIES
 
 
 def _request(params: dict[str, Any]) -> RestoreRequest:
@@ -364,6 +376,7 @@ def _request(params: dict[str, Any]) -> RestoreRequest:
         passphrase=passphrase,
         confirm_domain=params["confirm_domain"] or "",
         sha256=params["expected_sha256"],
+        strategy=params["strategy"],
         administration=Administration(
             params["maintenance_user"], params["maintenance_password"], params["maintenance_database"]
         ),
@@ -405,6 +418,7 @@ def main() -> None:
             "action": {"type": "str", "choices": ["restore", "rollback", "remove_previous"], "default": "restore"},
             "path": {"type": "path"},
             "confirm_domain": {"type": "str"},
+            "strategy": {"type": "str", "choices": list(STRATEGIES), "default": "swap"},
             "expected_sha256": {"type": "str"},
             "enketo": {"type": "str", "choices": list(ENKETO), "default": "auto"},
             "enketo_mode": {"type": "str", "choices": list(MODES), "default": "export"},

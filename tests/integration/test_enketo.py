@@ -362,7 +362,7 @@ def test_a_restore_by_hand_as_documented(site: Site) -> None:
     folder = site.unpacked()
     before, secrets = site.everything(), site.secrets()
     link = next(link for link in site.links() if link.once_id)
-    addresses = (f"{link.enketo_id}", f"single/{link.once_id}")
+    addresses = (f"xform/{link.enketo_id}", f"single/{link.once_id}")
     assert [site.answers(address) for address in addresses] == [200, 200]
     site.cli("FLUSHALL")
     site.demo.execute("enketo", "sh", "-c", "rm /etc/secrets/*")

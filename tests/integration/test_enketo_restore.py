@@ -97,7 +97,7 @@ class Site:
 
     def of_each_kind(self) -> list[int]:
         """A form, a single submission, a draft, and one that is made up."""
-        return self.answers(self.form, f"single/{self.once}", self.draft, "x" * 31)
+        return self.answers(f"xform/{self.form}", f"single/{self.once}", f"xform/{self.draft}", f"xform/{'x' * 31}")
 
     def litter(self) -> list[str]:
         """What a restore has left in the volumes and in the project's directory."""

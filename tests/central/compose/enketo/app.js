@@ -32,16 +32,22 @@ const survey = async (enketoId) => {
   return back === enketoId ? found : undefined;
 };
 
-const page = async (response, enketoId, once) => {
-  const found = enketoId === undefined ? undefined : await survey(enketoId);
-  response.writeHead(found === undefined ? 404 : 200, { 'Content-Type': 'text/html; charset=utf-8' });
-  if (found === undefined) {
+// As Enketo's: a page opens whatever the id is. Only when it asks for the form does it turn out whether the id is known.
+const page = (response, enketoId, once) => {
+  response.writeHead(enketoId === undefined ? 404 : 200, { 'Content-Type': 'text/html; charset=utf-8' });
+  if (enketoId === undefined) {
     response.end('<!doctype html><title>Not found</title>');
     return;
   }
-  await main.command('HSET', `id:${enketoId}`, 'lastAccessed', new Date().toISOString());
-  const data = JSON.stringify({ server: found.openRosaServer, form: found.openRosaId, once }).replace(/</g, '\\u003c');
+  const data = JSON.stringify({ enketoId, once }).replace(/</g, '\\u003c');
   response.end(`<!doctype html><title>Enketo (demo)</title><script type="application/json" id="survey">${data}</script>`);
+};
+
+const xform = async (response, enketoId) => {
+  const found = await survey(enketoId);
+  if (found === undefined) { json(response, 404, { code: 404, message: 'Survey with this ID not found' }); return; }
+  await main.command('HSET', `id:${enketoId}`, 'lastAccessed', new Date().toISOString());
+  json(response, 200, { server: found.openRosaServer, form: found.openRosaId });
 };
 
 // A known server and form give the id they have; an `or:` key without its hash is answered with 406, as by Enketo.
@@ -97,12 +103,15 @@ const handle = async (request, response) => {
   const { pathname } = new URL(request.url, 'http://enketo');
   if (request.method === 'POST' && pathname === '/-/api/v2/survey/all') { await api(request, response); return; }
   const single = /^\/-\/single\/([a-zA-Z0-9]+)$/.exec(pathname);
+  const form = /^\/-\/(?:transform\/)?xform\/([a-zA-Z0-9]{4,31})$/.exec(pathname);
   const plain = /^\/-\/(?:x\/|preview\/)?([a-zA-Z0-9]{4,31})$/.exec(pathname);
   if (['GET', 'HEAD'].includes(request.method) && single !== null) {
     const isPlain = single[1].length <= 31;
-    await page(response, isPlain ? single[1] : idOfOnce(single[1], lessSecret), !isPlain);
+    page(response, isPlain ? single[1] : idOfOnce(single[1], lessSecret), !isPlain);
   } else if (['GET', 'HEAD'].includes(request.method) && plain !== null) {
-    await page(response, plain[1], false);
+    page(response, plain[1], false);
+  } else if (form !== null && ['GET', 'POST'].includes(request.method)) {
+    await xform(response, form[1]);
   } else {
     json(response, 404, { code: 404, message: 'Not found' });
   }
