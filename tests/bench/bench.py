@@ -22,6 +22,7 @@ from pathlib import Path
 
 from bench.dump import bench_dump
 from bench.playbook import bench_playbook
+from bench.restore import bench_restore
 from bench.subjects import ansible_subject, curl_subject, emptied, goal, module_subject
 from bench.timing import Subject, alternate, paired_ratio, table
 
@@ -29,7 +30,7 @@ from support.demo import Demo, DemoError, central, ensure_demo
 from support.paths import BIN, ROOT
 
 DEMO = "odkbench"
-BENCHES = ("backup", "dump", "verify", "blobs", "playbook")
+BENCHES = ("backup", "dump", "verify", "restore", "blobs", "playbook")
 MEMORY_GOAL = 150  # MiB, of either module, whatever the size
 BLOB_SIZE = 1_000_000
 
@@ -193,7 +194,7 @@ def main() -> int:
     shutil.rmtree(work / "download", ignore_errors=True)
     wanted = BENCHES if options.only is None else (options.only,)
     try:
-        if set(wanted) & {"backup", "dump", "verify"}:
+        if set(wanted) & {"backup", "dump", "verify", "restore"}:
             demo = bench_demo(options.release, options.megabytes)
     except DemoError as error:
         print(error, file=sys.stderr)
@@ -207,6 +208,8 @@ def main() -> int:
             bench_dump(demo, work, passphrase_file, options)
         if "verify" in wanted:
             bench_verify(demo, work, passphrase_file, options)
+        if "restore" in wanted:
+            bench_restore(demo, work, passphrase_file, options)
         if "blobs" in wanted:
             # A process of its own: it imports what would make this one large, see bench.timing.
             blobs = [sys.executable, "-m", "bench.blobs", "--rounds", str(options.rounds)]

@@ -99,6 +99,10 @@ class Demo:
         project, folder = str(self.state["compose_project"]), str(self.state["compose_dir"])
         return _run(["docker", "compose", "-p", project, "--project-directory", folder, *arguments], timeout, stdin)
 
+    def docker(self, *arguments: str, timeout: float = 120) -> str:
+        """Run ``docker`` and return what it printed."""
+        return _run(["docker", *arguments], timeout)
+
     def container(self, service: str) -> str:
         """The name of a service's container."""
         return f"{self.state['compose_project']}-{service}-1"
