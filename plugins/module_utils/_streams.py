@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+from types import TracebackType
 from typing import Callable, Protocol
+
+from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
 
 #: how much is asked of a source at a time, in bytes
 CHUNK = 256 * 1024
@@ -22,6 +25,8 @@ class Readable(Protocol):
 class Digesting:
     """Passes a stream on, counts and hashes it, and hands each piece to `copy` first.
 
+    As a context manager it hashes in a thread of its own, until the context is left.
+
     :param source: the stream
     :param copy: called with every piece, for example to write it to a file
     """
@@ -30,6 +35,7 @@ class Digesting:
         self._source = source
         self._copy = copy
         self._hash = hashlib.sha256()
+        self._worker: Worker[bytes] | None = None
         #: bytes read so far
         self.size = 0
 
@@ -39,7 +45,10 @@ class Digesting:
         if data:
             if self._copy is not None:
                 self._copy(data)
-            self._hash.update(data)
+            if self._worker is None:
+                self._hash.update(data)
+            else:
+                self._worker.put(data)
             self.size += len(data)
         return data
 
@@ -48,9 +57,25 @@ class Digesting:
         while self.read(CHUNK):
             pass
 
+    def __enter__(self) -> Digesting:
+        self._worker = Worker(self._hash.update)
+        self._worker.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # After an error, too: what was read so far is hashed, and the rest may follow.
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.finish()
+
     @property
     def sha256(self) -> str:
-        """SHA-256 of what was read so far, in lower-case hexadecimal digits."""
+        """SHA-256 of what was read so far, outside of the context, in lower-case hexadecimal digits."""
         return self._hash.hexdigest()
 
 

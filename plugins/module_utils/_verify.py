@@ -193,7 +193,8 @@ def _verify(
     result = _describe(found, encrypted, expected.depth, archive.header)
     if expected.depth != "passphrase":
         entries, blocks = archive.entries, archive.blocks()
-        facts = read_blocks(archive.header, entries, blocks, found == ZIP, _stored_size(stored), on_blob, alone)
+        size = _stored_size(stored)
+        facts = read_blocks(archive.header, entries, blocks, found == ZIP, size, on_blob, alone, beside=digest)
         facts.check(expected.known_bad_blobs)
         result.size, result.sha256 = digest.size, digest.sha256
         result.tables, result.central = dict(sorted(facts.tables.items())), facts.summary()

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
@@ -31,6 +33,7 @@ def read_blocks(
     size: int | None = None,
     on_blob: Callable[[BlobFact], None] | None = None,
     alone: bool = False,
+    beside: AbstractContextManager[object] | None = None,
 ) -> Facts:
     """Decompress and read all data of an archive.
 
@@ -42,6 +45,7 @@ def read_blocks(
     :param size: bytes of the backup where it is a file, else None
     :param on_blob: called with each row of ``blobs``, in another thread unless `alone`
     :param alone: by this thread and no other
+    :param beside: entered where processes read, once they have been made: what it begins may be a thread
     :returns: what the rows say
     :raises CentralError: ``truncated``, ``corrupt``, ``missing_required_lib``, ``process_killed``, ...
     """
@@ -57,7 +61,7 @@ def read_blocks(
         except OSError:
             pass  # No process can be had: threads do it, too.
         else:
-            with processes:
+            with processes, beside or contextlib.nullcontext():
                 _all([lambda: _feed(blocks, processes.put), processes.finish])
             return processes.facts
     with (

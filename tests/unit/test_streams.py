@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import random
 import threading
 import time
 
@@ -40,6 +42,25 @@ def test_digest_size_and_copy() -> None:
     assert stream.sha256 == hashlib.sha256(b"hello world" * 1000).hexdigest()
     assert b"".join(copied) == b"hello world" * 1000
     assert stream.read(1) == b""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_digest_by_a_thread(fails: bool) -> None:
+    """Before the context, in it, and behind it, also where it is left by an error."""
+    data = random.Random(3).randbytes(3_000_000)
+    stream = Digesting(io.BytesIO(data))
+    stream.read(1000)
+    before = threading.active_count()
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext(), stream:
+        assert threading.active_count() == before + 1
+        for _piece in range(20):
+            stream.read(100_000)
+        if fails:
+            raise KeyError
+    assert threading.active_count() == before
+    assert (stream.size, stream.sha256) == (2_001_000, hashlib.sha256(data[:2_001_000]).hexdigest())
+    stream.drain()
+    assert (stream.size, stream.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_a_copy_that_fails_stops_the_stream_before_it_is_counted() -> None:
