@@ -13,7 +13,7 @@ help: ## Show this list
 venv: ## Make .venv: ansible-playbook, and all that the modules, tests and lints use
 	@scripts/venv
 
-demo: ## Set up a demo Central, back it up, verify the set, and say how to check it without us
+demo: ## Set up a demo Central, back it up, verify the set, say how to check it without us; destroy the Central and restore it
 	@scripts/demo
 
 test: ## Run the unit and integration tests (ARGS="-k name" for some of them)
