@@ -165,8 +165,6 @@ class Restore:
             warnings.append(
                 "The database is on a server of its own: whether it has room for a second one was not seen."
             )
-        if survey.database["submissions"] and request.safety is None:
-            warnings.append("No backup of what is there now is made before the restore.")
         found: dict[str, Any] = {}
         if request.plan_enketo is not None:
             self._enketo = request.plan_enketo(self._links)

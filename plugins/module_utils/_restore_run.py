@@ -188,14 +188,17 @@ def finish_unfinished(request: RestoreRequest) -> dict[str, Any] | None:
     return recover(request.channel, request.administration, request.passphrase)
 
 
-def remove_previous(request: RestoreRequest, names: list[str], rehearsed: bool) -> dict[str, Any]:
+def remove_previous(
+    request: RestoreRequest, names: list[str], rehearsed: bool, lease: str | None = None
+) -> dict[str, Any]:
     """Remove databases that restores have kept.
 
     :param names: which; all of them where there are none
+    :param lease: the run that has the lease; None to take one and give it back
     :returns: ``changed``, ``removed`` (names), ``kept`` (what is there afterwards: name, size in bytes, comment)
     :raises CentralError: ``bad_option`` where there is none of such a name
     """
-    with holding(request.channel, None) if not rehearsed else contextlib.nullcontext():
+    with holding(request.channel, lease) if not rehearsed else contextlib.nullcontext():
         target = Target(request.channel, request.administration)
         tag = new_tag()
         there = target.kept(tag)

@@ -404,7 +404,7 @@ def _act(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if params["action"] == "rollback":
         return rehearse_rollback(request) if check_mode else rollback(request, params["lease"])
     if params["action"] == "remove_previous":
-        return remove_previous(request, params["previous"], check_mode)
+        return remove_previous(request, params["previous"], check_mode, params["lease"])
     act = rehearse if check_mode else restore
     return act(request, _source(params), params["lease"])
 

@@ -28,6 +28,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             'INSERT INTO submissions ("formId", "instanceId", "createdAt", draft) '
             "SELECT id, 'uuid:since-the-backup-' || id, now(), false FROM forms",
         )
+        # And a form has got a link, so that Enketo is not what it was either.
+        made.demo.execute("enketo_redis_main", "redis-cli", "SET", "or:since/v1/projects/1,later", "laterlaterlater")
+        made.demo.execute(
+            "enketo_redis_main",
+            "redis-cli",
+            "HSET",
+            "id:laterlaterlater",
+            "openRosaServer",
+            "https://since/v1/projects/1",
+        )
         yield made
 
 
