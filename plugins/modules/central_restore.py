@@ -21,7 +21,7 @@ description:
     run does that first, or one with O(action=rollback). A journal in the project's directory says how.
   - The old database is kept under another name until somebody removes it. How many submissions only it has is reported.
   - The objects in S3 are restored by M(odkops.central.central_blob_restore) before, configuration by
-    M(odkops.central.central_config_restore). The playbook P(odkops.central.restore#playbook) does all in the right order.
+    M(odkops.central.central_config_restore). The playbook C(odkops.central.restore) does all in the right order.
 requirements:
   - cryptography
   - Docker Compose 2, on the Central's host
