@@ -136,7 +136,10 @@ class EnketoPlan:
     def member(self, name: str) -> Iterator[TarMember]:
         """A member of the part as a stream."""
         with open_tar_part(self.path or "", self.passphrase) as members:
-            yield next(member for member in members if member.name == name)
+            found = next((member for member in members if member.name == name), None)
+            if found is None:
+                raise AssertionError(f"a part that was read before has no {name}")
+            yield found
 
     @property
     def size(self) -> int:
