@@ -8,6 +8,7 @@ pg_dump does not compress, which is what takes most of its time. What is written
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,14 @@ from ansible_collections.odkops.central.plugins.module_utils._atomic import Atom
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Stopwatch, Terms
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._destination import Destination
-from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, writing_error
 from ansible_collections.odkops.central.plugins.module_utils._following import Following
 from ansible_collections.odkops.central.plugins.module_utils._identity import read_identity
 from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import EncryptedWriter
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump_operations import SESSION_PREFIX
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump_place import SERVICE, Place, find_place, stopped
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_recompress import recompress
+from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
 from ansible_collections.odkops.central.plugins.module_utils._rate_limit import limited
 from ansible_collections.odkops.central.plugins.module_utils._streams import Readable
 from ansible_collections.odkops.central.plugins.module_utils._verify import Verification, verify_stream
@@ -30,6 +32,9 @@ from ansible_collections.odkops.central.plugins.module_utils._verify import Veri
 #: the range of nice(1) that gives way
 NICENESS = range(20)
 LONGEST_WAIT = 86400.0
+
+# bytes of the file
+_SYNC_EVERY = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -137,11 +142,17 @@ def _stream(channel: Channel, place: Place, terms: Terms, options: DumpOptions, 
             # This process reads, compresses, encrypts and writes, and is the one that a signal ends. Another one verifies.
             with (
                 Following(verify, file.file.fileno(), path) as following,
+                _syncing(file) as syncing,
                 channel.stream(place.operation, *arguments, idle_timeout=options.idle_timeout) as output,
             ):
+                synced = 0
                 for piece in recompress(limited(output, terms.rate_limit)):
                     size += file.write(writer.update(piece))
                     following.grown(size)
+                    if size - synced >= _SYNC_EVERY:
+                        syncing.put(size)
+                        synced = size
+                syncing.finish()
                 found = following.finish()
         except CentralError as error:
             raise _explained(error, place, options) from error
@@ -149,6 +160,18 @@ def _stream(channel: Channel, place: Place, terms: Terms, options: DumpOptions, 
             raise AssertionError(f"{found.size} bytes were verified, and {size} were written")
         file.commit()
     return found
+
+
+def _syncing(file: AtomicFile) -> Worker[int]:
+    """Lets the disk have what was written so far, beside all else: at the end there is little left to wait for."""
+
+    def sync(_size: int) -> None:
+        try:
+            os.fdatasync(file.file.fileno())
+        except OSError as error:
+            raise writing_error(error, file.final) from error
+
+    return Worker(sync, depth=1)
 
 
 def _explained(error: CentralError, place: Place, options: DumpOptions) -> CentralError:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.odkops.central.plugins.module_utils import _pgdump_recompress
+from ansible_collections.odkops.central.plugins.module_utils import _pg_dump, _pgdump_recompress
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Terms
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump import DumpOptions, dump, rehearse_dump
@@ -154,6 +155,22 @@ def test_what_is_written_is_what_is_proven(
     monkeypatch.setattr(_pgdump_recompress, "_compressors", lambda: lambda: Wrong(spoil))
     with refused("corrupt"):
         dump(central, terms, DumpOptions())
+    assert not Path(terms.dest).exists()
+
+
+def test_a_disk_that_fails_later(central: BareCentral, terms: Terms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written meanwhile is made durable meanwhile, and what goes wrong with that is not passed over."""
+    reasons: list[OSError] = []
+
+    def sync(_descriptor: int) -> None:
+        reasons.append(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        raise reasons[-1]
+
+    monkeypatch.setattr(_pg_dump, "_SYNC_EVERY", 1)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with refused("disk_full"):
+        dump(central, terms, DumpOptions())
+    assert reasons
     assert not Path(terms.dest).exists()
 
 
