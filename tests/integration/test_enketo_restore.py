@@ -147,7 +147,8 @@ def test_round_trip_after_everything_was_lost(site: Site) -> None:
     again = site.restore()
     assert not again["changed"], again.result
     site.destroy()
-    assert site.of_each_kind()[:3] == [404, 404, 404]
+    # Enketo goes on with the secrets that it has read when it started: the page of a single submission still opens.
+    assert [site.of_each_kind()[kind] for kind in (0, 2, 3)] == [404, 404, 404]
     lost, other = site.keys(), site.secrets()
     assert lost == {}
     assert other != secrets
