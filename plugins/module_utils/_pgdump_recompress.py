@@ -20,22 +20,21 @@ from collections.abc import Iterator
 from typing import Callable, Protocol
 
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block, CustomArchive
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import Version
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_writing import (
+    COMPRESSION,
+    INTEGER_SIZE,
+    Frame,
+    Recording,
+    integer,
+)
 from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Readable
 
 #: the level of compression, and what the header of an archive before version 1.15 says
 LEVEL = 1
 
-# Where the size of an integer and the compression stand in the header: behind the magic word, three bytes of version, the
-# sizes of integers and offsets, and the format.
-_INTEGER_SIZE = 8
-_COMPRESSION = 11
-
 _GZIP = 1
-_DATA = b"\1"
-_LARGE_OBJECTS = b"\3"
 
 
 class _Compressor(Protocol):
@@ -61,7 +60,7 @@ def recompress(source: Readable) -> Iterator[bytes]:
     :param source: the archive, of versions 1.12 to 1.16
     :raises CentralError: ``truncated``, ``corrupt`` and what else :class:`CustomArchive` says of an archive that is not whole
     """
-    recording = _Recording(source)
+    recording = Recording(source)
     archive = CustomArchive(recording)
     head = recording.stop(archive.size)
     if archive.header.compression != "none":
@@ -69,74 +68,42 @@ def recompress(source: Readable) -> Iterator[bytes]:
     if any(entry.position for entry in archive.entries):
         raise corrupt("it says where its data is, as pg_dump does not in a pipe")
     yield _with_gzip(head, archive.header.version)
-    yield from _Rewriting(archive.blocks(), archive.entries, head[_INTEGER_SIZE]).pieces()
-
-
-class _Recording:
-    """Passes a stream on and keeps what has been read of it, until it is stopped."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self._kept: list[bytes] | None = []
-
-    def read(self, size: int, /) -> bytes:
-        data = self._source.read(size)
-        if self._kept is not None:
-            self._kept.append(data)
-        return data
-
-    def stop(self, size: int) -> bytes:
-        """Keep no more, and return the first `size` bytes."""
-        kept = b"".join(self._kept or ())[:size]
-        self._kept = None
-        return kept
+    yield from _Rewriting(archive.blocks(), Frame(archive.entries, head[INTEGER_SIZE])).pieces()
 
 
 def _with_gzip(head: bytes, version: Version) -> bytes:
     """The header and table of contents of an archive, with another compression."""
-    field = _integer(LEVEL, head[_INTEGER_SIZE]) if version < (1, 15) else bytes([_GZIP])
-    return head[:_COMPRESSION] + field + head[_COMPRESSION + len(field) :]
-
-
-def _integer(value: int, size: int) -> bytes:
-    """A signed integer as archives have it: a byte of sign, then `size` bytes, the least significant first."""
-    return bytes([value < 0]) + abs(value).to_bytes(size, "little")
+    field = integer(LEVEL, head[INTEGER_SIZE]) if version < (1, 15) else bytes([_GZIP])
+    return head[:COMPRESSION] + field + head[COMPRESSION + len(field) :]
 
 
 class _Rewriting:
     """Writes blocks again, their data compressed.
 
     :param blocks: the blocks of the archive
-    :param entries: its table of contents
-    :param integer_size: bytes of an integer in it
+    :param frame: what stands around their data
     """
 
-    def __init__(self, blocks: Iterator[Block], entries: list[TocEntry], integer_size: int) -> None:
+    def __init__(self, blocks: Iterator[Block], frame: Frame) -> None:
         self._blocks = blocks
-        self._entries = iter([entry for entry in entries if entry.has_data])
-        self._size = integer_size
-        self._end = _integer(0, integer_size)
+        self._frame = frame
         self._compressor = _compressors()
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes behind the table of contents, in pieces of about 256 KiB at most."""
-        entry: TocEntry | None = None
+        frame = self._frame
         gathered: list[bytes] = []
         size = 0
         for block in self._blocks:
-            if block.entry is not entry:
-                gathered.append(self._between(entry, block.entry))
-                entry = block.entry
-            if block.large_object is not None:
-                gathered.append(self._object_id(block.large_object))
+            gathered.append(frame.before(block))
             for data in self._compressed(block.pieces):
-                gathered += (_integer(len(data), self._size), data)
+                gathered += (frame.chunk(len(data)), data)
                 size += len(data)
                 if size >= CHUNK:
                     yield b"".join(gathered)
                     gathered, size = [], 0
-            gathered.append(self._end)
-        gathered.append(self._between(entry, None))
+            gathered.append(frame.end)
+        gathered.append(frame.finish())
         yield b"".join(gathered)
 
     def _compressed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -146,21 +113,3 @@ class _Rewriting:
             if data:
                 yield data
         yield compressor.flush()
-
-    def _between(self, latest: TocEntry | None, following: TocEntry | None) -> bytes:
-        """What stands between the data of two entries: the end of large objects, and the beginning of a block.
-
-        An entry of large objects without any is among them.
-        """
-        out = self._end if latest is not None and latest.description == "BLOBS" else b""
-        for entry in self._entries:
-            objects = entry.description == "BLOBS"
-            out += (_LARGE_OBJECTS if objects else _DATA) + _integer(entry.dump_id, self._size)
-            if entry is following:
-                return out
-            out += self._end
-        return out
-
-    def _object_id(self, oid: int) -> bytes:
-        """The id of a large object, which pg_dump writes as if it were a signed number of 32 bits."""
-        return _integer(oid - 2**32 if oid >= 2**31 else oid, self._size)

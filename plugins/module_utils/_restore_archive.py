@@ -27,20 +27,20 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive imp
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_directory import TOC
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import CUSTOM, Header
-from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Digesting, Readable, read_exactly
-
-# Where the sizes of an integer and of an offset, the format and the compression stand in the header.
-_INTEGER_SIZE = 8
-_OFFSET_SIZE = 9
-_FORMAT = 10
-_COMPRESSION = 11
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_writing import (
+    COMPRESSION,
+    FORMAT,
+    INTEGER_SIZE,
+    OFFSET_SIZE,
+    Frame,
+    Recording,
+    integer,
+)
+from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Digesting, read_exactly
 
 # The states of an entry's offset: not known, and no data.
 _NOT_SET = 1
 _NO_DATA = 3
-
-_DATA = b"\1"
-_LARGE_OBJECTS = b"\3"
 
 # What is made before a restore, by somebody else, or not at all: databases and extensions are there already; grants are made
 # afterwards, since their roles may not exist; the rest only a superuser can make, and Central has none of it.
@@ -99,7 +99,7 @@ class RestoreArchive:
             self._archive: CustomArchive | LegacyZip
             if start == MAGIC:
                 salt = read_exactly(self._digest, HEADER_SIZE - len(MAGIC))
-                recording = _Recording(EncryptedReader(self._digest, salt, passphrase))
+                recording = Recording(EncryptedReader(self._digest, salt, passphrase))
                 self._archive = CustomArchive(recording)
                 self._head = recording.stop(self._archive.size)
                 self._blocks: Iterable[Block] = self._archive.blocks()
@@ -153,26 +153,19 @@ class RestoreArchive:
         :raises CentralError: where the file is not what was verified
         """
         yield _rewritten(self._head, self.entries)
-        size = self._head[_INTEGER_SIZE]
-        end = _integer(0, size)
+        frame = Frame(self.entries, self._head[INTEGER_SIZE])
         method, file = self.header.compression, self.header.container != CUSTOM
-        waiting = iter([entry for entry in self.entries if entry.has_data])
-        current: TocEntry | None = None
         for block in self._blocks:
-            if block.entry is not current:
-                yield from _between(current, block.entry, waiting, size)
-                current = block.entry
-            if block.large_object is not None:
-                yield _integer(block.large_object - 2**32 if block.large_object >= 2**31 else block.large_object, size)
+            yield frame.before(block)
             engine = decompressor(method, block.entry.name, file)
             for compressed in block.pieces:
                 for data in engine.feed(compressed):
                     if data:
-                        yield _integer(len(data), size)
+                        yield frame.chunk(len(data))
                         yield data
             engine.finish()
-            yield end
-        yield from _between(current, None, waiting, size)
+            yield frame.end
+        yield frame.finish()
         self.check()
 
     def check(self) -> None:
@@ -188,26 +181,6 @@ class RestoreArchive:
                 "tampered",
                 f"{self._path} has changed while it was restored. Nothing of it was kept. Find out who writes there.",
             )
-
-
-class _Recording:
-    """Passes a stream on and keeps what has been read of it, until it is stopped."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self._kept: list[bytes] | None = []
-
-    def read(self, size: int, /) -> bytes:
-        data = self._source.read(size)
-        if self._kept is not None:
-            self._kept.append(data)
-        return data
-
-    def stop(self, size: int) -> bytes:
-        """Keep no more, and return the first `size` bytes."""
-        kept = b"".join(self._kept or ())[:size]
-        self._kept = None
-        return kept
 
 
 class Fed:
@@ -248,33 +221,12 @@ class Fed:
 def _rewritten(head: bytes, entries: list[TocEntry]) -> bytes:
     """Header and table of contents of an archive, in the custom format, without compression and positions."""
     version = (head[5], head[6])
-    none = _integer(0, head[_INTEGER_SIZE]) if version < (1, 15) else b"\0"
-    pieces = [head[:_FORMAT], bytes([CUSTOM]), none]
-    position = _COMPRESSION + len(none)
+    none = integer(0, head[INTEGER_SIZE]) if version < (1, 15) else b"\0"
+    pieces = [head[:FORMAT], bytes([CUSTOM]), none]
+    position = COMPRESSION + len(none)
     for entry in entries:
         begin, end = entry.extra
-        pieces += (head[position:begin], bytes([_NOT_SET if entry.has_data else _NO_DATA]), bytes(head[_OFFSET_SIZE]))
+        pieces += (head[position:begin], bytes([_NOT_SET if entry.has_data else _NO_DATA]), bytes(head[OFFSET_SIZE]))
         position = end
     pieces.append(head[position:])
     return b"".join(pieces)
-
-
-def _between(
-    latest: TocEntry | None, following: TocEntry | None, waiting: Iterator[TocEntry], size: int
-) -> Iterator[bytes]:
-    """What stands between the data of two entries: the end of large objects, and the beginning of a block.
-
-    An entry of large objects without any is among them.
-    """
-    if latest is not None and latest.description == "BLOBS":
-        yield _integer(0, size)
-    for entry in waiting:
-        yield (_LARGE_OBJECTS if entry.description == "BLOBS" else _DATA) + _integer(entry.dump_id, size)
-        if entry is following:
-            return
-        yield _integer(0, size)
-
-
-def _integer(value: int, size: int) -> bytes:
-    """A signed integer as archives have it: a byte of sign, then `size` bytes, the least significant first."""
-    return bytes([value < 0]) + abs(value).to_bytes(size, "little")
