@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Optional
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pool import Pool
-from ansible_collections.odkops.central.plugins.module_utils._repository import SetEntry
 from ansible_collections.odkops.central.plugins.module_utils._s3_place import (
     Owner,
     S3Place,
     domain_of,
     newest_owner,
 )
-from ansible_collections.odkops.central.plugins.module_utils._seal import check_file, inspect_set
-from ansible_collections.odkops.central.plugins.module_utils._set_verify import place_of
+from ansible_collections.odkops.central.plugins.module_utils._seal import check_file
+from ansible_collections.odkops.central.plugins.module_utils._set_parts import open_set
 
 
 @dataclass(frozen=True)
@@ -56,26 +54,21 @@ def source_of_set(path: str, passphrase: str | None, allow_unauthenticated: bool
 
     :raises CentralError: ``not_a_set``, ``missing_part``, ``corrupt``, ``tampered``, and as _seal.inspect_set
     """
-    place = place_of(path)
-    if not place.sealed:
-        raise CentralError("not_a_set", f"{path} is not sealed, so it is no set yet.")
-    entry = SetEntry(place.central, place.set_id, place.path)
-    manifest = inspect_set(entry, passphrase, allow_unauthenticated)["manifest"]
-    part = manifest["parts"].get("blobs")
+    opened = open_set(path, passphrase, allow_unauthenticated)
+    manifest, part = opened.manifest, opened.part("blobs")
     if part is None:
         in_s3 = ((manifest["database"].get("central") or {}).get("blobs") or {}).get("uploaded") or 0
         if in_s3:
             raise CentralError(
                 "missing_part",
                 f"The database of the set names {in_s3} attachments in S3, and the set was made without them: "
-                f"{manifest['absent'].get('blobs', 'it does not say why')}",
+                f"{opened.why_absent('blobs')}",
                 part="blobs",
             )
         return None
-    list_path = os.path.join(place.path, part["file"])
-    check_file(list_path, "blobs", part["size"], part["sha256"])
-    own, newest = S3Place.recorded(part), newest_owner(place.repository, place.central)
+    check_file(part.path, "blobs", part.size, part.sha256)
+    own, newest = S3Place.recorded(part.facts), newest_owner(opened.repository, opened.central)
     # It may have moved its objects since; and a set from before they were noted does not say where they were.
     owner = Owner(domain_of(manifest["identity"]), ((own,) if own else ()) + newest.places)
-    pool = Pool(place.repository, place.central, part["pool"] if part["encrypted"] else None)
-    return BlobSource(list_path, pool, owner)
+    pool = Pool(opened.repository, opened.central, part.facts["pool"] if part.facts["encrypted"] else None)
+    return BlobSource(part.path, pool, owner)

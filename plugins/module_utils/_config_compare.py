@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,9 +27,7 @@ from ansible_collections.odkops.central.plugins.module_utils._config_part import
 from ansible_collections.odkops.central.plugins.module_utils._config_records import RecordReader
 from ansible_collections.odkops.central.plugins.module_utils._config_restore_operations import LOOK, MOST_NAMES
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._repository import SetEntry
-from ansible_collections.odkops.central.plugins.module_utils._seal import inspect_set
-from ansible_collections.odkops.central.plugins.module_utils._set_verify import place_of
+from ansible_collections.odkops.central.plugins.module_utils._set_parts import open_set
 from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK
 from ansible_collections.odkops.central.plugins.module_utils._tar_part import open_tar_part, verify_tar_part
 from ansible_collections.odkops.central.plugins.module_utils._tar_reader import TarMember
@@ -114,16 +111,8 @@ def part_of(path: str | None, directory: str | None, passphrase: str | None, all
     """
     sha256 = None
     if directory is not None:
-        place = place_of(directory)
-        if not place.sealed:
-            raise CentralError("not_a_set", f"{directory} is not sealed, so it is no set yet.")
-        entry = SetEntry(place.central, place.set_id, place.path)
-        manifest = inspect_set(entry, passphrase, allow_unauthenticated)["manifest"]
-        part = manifest["parts"].get("config")
-        if part is None:
-            reason = manifest["absent"].get("config", "it does not say why")
-            raise CentralError("missing_part", f"The set {place.set_id} has no configuration: {reason}", part="config")
-        path, sha256 = os.path.join(place.path, part["file"]), part["sha256"]
+        part = open_set(directory, passphrase, allow_unauthenticated).require("config")
+        path, sha256 = part.path, part.sha256
     if path is None:
         raise CentralError("bad_option", "Give set, or path.")
     verify_tar_part(path, passphrase, sha256)

@@ -9,9 +9,7 @@ first.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,19 +29,17 @@ from ansible_collections.odkops.central.plugins.module_utils._enketo_restore imp
 )
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, LinkFact
-from ansible_collections.odkops.central.plugins.module_utils._lease import new_run_id, release, take, this_host
 from ansible_collections.odkops.central.plugins.module_utils._phases import Phases
-from ansible_collections.odkops.central.plugins.module_utils._repository import SetEntry
 from ansible_collections.odkops.central.plugins.module_utils._restore_journal import (
     COMMITTED,
     Journal,
     new_tag,
     unfinished,
 )
-from ansible_collections.odkops.central.plugins.module_utils._seal import inspect_set
 from ansible_collections.odkops.central.plugins.module_utils._services import Services
+from ansible_collections.odkops.central.plugins.module_utils._set_parts import open_set
 from ansible_collections.odkops.central.plugins.module_utils._tar_reader import verify_tar_part
-from ansible_collections.odkops.central.plugins.module_utils._under_lease import under_lease
+from ansible_collections.odkops.central.plugins.module_utils._under_lease import holding
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_file
 
 KIND = "enketo"
@@ -53,9 +49,6 @@ BEGUN, KEPT = "begun", "kept"
 
 # Those that have read the secrets, and nginx, which knows the addresses of the others from when it was started.
 _READERS = ("service", "enketo", "nginx")
-
-# A run that is killed is in nobody's way for longer than that, in seconds.
-_LIFETIME = 120
 
 #: seconds that Enketo may take to come up
 _STARTING = 180
@@ -111,7 +104,7 @@ def restore(request: Request) -> dict[str, Any]:
     """
     watch = Stopwatch()
     channel = request.channel
-    with _lease(request):
+    with holding(channel, request.lease):
         address = _confirm(request)
         undone = finish(channel)
         phases = Phases()
@@ -127,21 +120,6 @@ def restore(request: Request) -> dict[str, Any]:
 
 def _result(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "answers": None}
-
-
-@contextlib.contextmanager
-def _lease(request: Request) -> Iterator[None]:
-    if request.lease is not None:
-        yield
-        return
-    run_id = new_run_id()
-    take(request.channel, run_id, "restore", this_host(), _LIFETIME)
-    try:
-        with under_lease(request.channel, run_id):
-            yield
-    finally:
-        with contextlib.suppress(CentralError):
-            release(request.channel, run_id)
 
 
 def _confirm(request: Request) -> Address:
@@ -197,17 +175,9 @@ def _part_file(path: str, passphrase: str | None) -> str:
     """The part's file: `path`, or the one of the set in the directory `path`, compared with the set's manifest."""
     if not os.path.isdir(path):
         return path
-    whole = os.path.abspath(path)
-    central = os.path.basename(os.path.dirname(os.path.dirname(whole)))
-    entry = SetEntry(central, os.path.basename(whole), whole)
-    parts = inspect_set(entry, passphrase)["manifest"]["parts"]
-    if "enketo" not in parts:
-        raise CentralError(
-            "missing_part", f"The set {entry.set_id} has no Enketo part. Use another set.", part="enketo"
-        )
-    file = os.path.join(whole, parts["enketo"]["file"])
-    verify_tar_part(file, passphrase, parts["enketo"]["sha256"])
-    return file
+    part = open_set(path, passphrase).require("enketo")
+    verify_tar_part(part.path, passphrase, part.sha256)
+    return part.path
 
 
 # --- the transaction --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from ansible_collections.odkops.central.plugins.module_utils._operation import R
 ASK = "central-ask"
 
 # One JSON object on stdin: method, path, headers, body (a text, or null), timeout in milliseconds.
-# $1 is who is asked: `service` itself; `nginx`, as a browser would, by whatever name its certificate has; or `enketo`.
+# $1 is who is asked: `service` itself; `nginx`, as a browser would, by whatever name its certificate has.
 # Prints the status, a line feed, and the beginning of the body; status 0 and what was wrong where no answer came.
 _ASK = """\
 exec node -e '
@@ -25,7 +25,6 @@ const ways = {
     [https, { host: "nginx", port: 443, servername: domain, rejectUnauthorized: false }],
     [http, { host: "nginx", port: 80 }],
   ],
-  enketo: [[http, { host: "enketo", port: 8005 }]],
 };
 let text = "";
 process.stdin.on("data", (data) => { text += data; }).on("end", () => {
@@ -60,4 +59,4 @@ process.stdin.on("data", (data) => { text += data; }).on("end", () => {
 ' "$1"
 """
 
-OPERATIONS: tuple[Operation, ...] = (Operation(ASK, "service", _ASK, ("service|nginx|enketo",), RESTORE),)
+OPERATIONS: tuple[Operation, ...] = (Operation(ASK, "service", _ASK, ("service|nginx",), RESTORE),)

@@ -17,8 +17,8 @@ READ, BEGIN, NOTE, END = "journal-read", "journal-begin", "journal-note", "journ
 #: of the journal, in bytes
 LIMIT = 256 * 1024
 
-#: what the first line of ``journal-read`` is, and what ``journal-begin`` and ``journal-end`` print
-NONE, FOUND, BEGUN, NOTED, ENDED, OTHER = "none", "journal", "begun", "noted", "ended", "other"
+#: what the first line of ``journal-read`` is where there is no journal, and what ``journal-begin`` and ``journal-note`` print
+NONE, BEGUN, NOTED = "none", "begun", "noted"
 
 _START = """\
 set -u

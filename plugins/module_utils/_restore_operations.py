@@ -172,8 +172,15 @@ ORDER BY 1 \\gexec
 SQL
 """
 
-# The settings and grants of the database $2, which no dump holds, and statistics. $3: whether the sessions of users end
-# (only those: app users and public links are sessions, too). Prints how many ended.
+#: ends the sessions of users (only those: app users and public links are sessions, too), and says how many
+END_SESSIONS = """\
+WITH ended AS (
+  DELETE FROM public.sessions s USING public.actors a WHERE a.id = s."actorId" AND a.type = 'user' RETURNING 1
+) SELECT count(*) FROM ended;
+"""
+
+# The settings and grants of the database $2, which no dump holds, and statistics. $3: whether the sessions of users end.
+# Prints how many ended.
 _FINISH = """\
 as_administrator "odkops_new_$tag" --set old="$2" <<'SQL' || exit 1
 SELECT format('ALTER %s SET %s TO %s',
@@ -196,15 +203,12 @@ FROM pg_database WHERE datname = :'old' AND datconnlimit <> -1 \\gexec
 SQL
 if [ "$3" = true ]; then
   own "odkops_new_$tag" <<'SQL' || exit 1
-WITH ended AS (
-  DELETE FROM public.sessions s USING public.actors a WHERE a.id = s."actorId" AND a.type = 'user' RETURNING 1
-) SELECT count(*) FROM ended;
-SQL
+SESSIONSQL
 else
   echo 0
 fi
 own "odkops_new_$tag" --command 'SET client_min_messages = error' --command ANALYZE || exit 1
-"""
+""".replace("SESSIONSQL\n", END_SESSIONS + "SQL\n")
 
 # Ends the sessions of a database, whose name is in :name, until there are none, and says whose stay.
 _ALONE = """\
@@ -325,7 +329,8 @@ say "what an unfinished restore does in the database cannot be ended"
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}"
 TAG = r"[0-9a-f]{8,32}"
 _EXTENSION = r"[A-Za-z0-9_-]{1,63}:[A-Za-z0-9_-]{1,63}"
-_EXTENSIONS = rf"(?:{_EXTENSION}(?: {_EXTENSION}){{0,49}})?"
+#: extensions and their schemas, as Target.extension_words writes them
+EXTENSIONS = rf"(?:{_EXTENSION}(?: {_EXTENSION}){{0,49}})?"
 
 
 def both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation]:
@@ -347,7 +352,7 @@ def both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation
 #: the first parameter is the tag of the run; those for ``postgres14`` have a user and a database of that server before it
 OPERATIONS: tuple[Operation, ...] = (
     *both(SURVEY, _ADMINISTER + _SURVEY, NAME),
-    *both(CREATE, _ADMINISTER + _CREATE, NAME, _EXTENSIONS, _EXTENSIONS),
+    *both(CREATE, _ADMINISTER + _CREATE, NAME, EXTENSIONS, EXTENSIONS),
     *both(LOAD, _LOAD),
     *both(GRANT, _GRANT),
     *both(COUNT, _COUNT, NAME),

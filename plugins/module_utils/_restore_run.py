@@ -7,42 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from ansible_collections.odkops.central.plugins.module_utils import _enketo_restore_run
-from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._config_restore import KIND as CONFIG
 from ansible_collections.odkops.central.plugins.module_utils._config_restore import finish_config
 from ansible_collections.odkops.central.plugins.module_utils._enketo_plan import EnketoPlan
 from ansible_collections.odkops.central.plugins.module_utils._enketo_restore import read_address
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import LinkFact
-from ansible_collections.odkops.central.plugins.module_utils._lease import (
-    held_by,
-    new_run_id,
-    release,
-    show,
-    take,
-    this_host,
-)
-from ansible_collections.odkops.central.plugins.module_utils._repository import SetEntry
+from ansible_collections.odkops.central.plugins.module_utils._lease import held_by, show
 from ansible_collections.odkops.central.plugins.module_utils._restore import Restore, RestoreRequest
 from ansible_collections.odkops.central.plugins.module_utils._restore_journal import Journal, new_tag, unfinished
 from ansible_collections.odkops.central.plugins.module_utils._restore_target import Target
 from ansible_collections.odkops.central.plugins.module_utils._restore_undo import recover
-from ansible_collections.odkops.central.plugins.module_utils._seal import inspect_set
-from ansible_collections.odkops.central.plugins.module_utils._set_verify import place_of
+from ansible_collections.odkops.central.plugins.module_utils._set_parts import open_set
 from ansible_collections.odkops.central.plugins.module_utils._tar_reader import verify_tar_part
-from ansible_collections.odkops.central.plugins.module_utils._under_lease import under_lease
+from ansible_collections.odkops.central.plugins.module_utils._under_lease import holding
 
 #: what becomes of Enketo: what the set has, or else from the database; the part; from the database; nothing
 AUTO, PART, DATABASE, NONE = "auto", "part", "database", "none"
 ENKETO = (AUTO, PART, DATABASE, NONE)
-
-# A run that is killed is in nobody's way for longer than that, in seconds.
-_LIFETIME = 120
 
 
 @dataclass(frozen=True)
@@ -83,22 +69,18 @@ def _find(source: Source, passphrase: str | None, sha256: str | None) -> _Found:
         if source.enketo == PART:
             raise CentralError("bad_option", "enketo: part needs a set; a Direct Backup has no Enketo part.")
         return _Found(source.path, sha256, None, None)
-    place = place_of(source.path)
-    entry = SetEntry(place.central, place.set_id, place.path)
-    manifest = inspect_set(entry, passphrase, source.allow_unauthenticated)["manifest"]
-    parts = manifest["parts"]
-    if "database" not in parts:
-        raise CentralError("missing_part", f"The set {place.set_id} has no database. Use another set.", part="database")
-    if source.enketo == PART and "enketo" not in parts:
-        raise CentralError("missing_part", f"The set {place.set_id} has no Enketo part.", part="enketo")
-    wanted = source.enketo in (AUTO, PART) and "enketo" in parts
-    database, enketo = parts["database"], parts.get("enketo", {})
+    opened = open_set(source.path, passphrase, source.allow_unauthenticated)
+    database, enketo = opened.require("database"), None
+    if source.enketo == PART:
+        enketo = opened.require("enketo")
+    elif source.enketo == AUTO:
+        enketo = opened.part("enketo")
     return _Found(
-        path=os.path.join(place.path, database["file"]),
-        sha256=database["sha256"],
-        enketo=os.path.join(place.path, enketo["file"]) if wanted else None,
-        enketo_sha256=enketo["sha256"] if wanted else None,
-        facts={"set_id": place.set_id, "central_name": place.central, "identity": manifest["identity"]},
+        path=database.path,
+        sha256=database.sha256,
+        enketo=enketo.path if enketo else None,
+        enketo_sha256=enketo.sha256 if enketo else None,
+        facts={"set_id": opened.set_id, "central_name": opened.central, "identity": opened.manifest["identity"]},
     )
 
 
@@ -153,6 +135,7 @@ def restore(request: RestoreRequest, source: Source, lease: str | None = None) -
         prepared = run.prepare()
         done = run.run()
     done["enketo"] = {**prepared.pop("enketo"), **done["enketo"]}
+    done["warnings"] = [*prepared.pop("warnings"), *done["warnings"]]
     return {"changed": True, "recovered": recovered, "set": found.facts, **prepared, **done}
 
 
@@ -222,23 +205,3 @@ def _shown(journal: Journal | None) -> dict[str, Any] | None:
     if journal is None:
         return None
     return {"tag": journal.tag, "since": journal.since, "stage": journal.facts.get("failed_at", journal.stage)}
-
-
-@contextlib.contextmanager
-def holding(channel: Channel, lease: str | None) -> Iterator[None]:
-    """Return a context in which the lease is held: the one that the caller keeps, or else one of its own.
-
-    :param lease: the run that has it; None to take one and give it back
-    :raises CentralError: ``lease_held``, ``lease_lost``
-    """
-    if lease is not None:
-        yield
-        return
-    run_id = new_run_id()
-    take(channel, run_id, "restore", this_host(), _LIFETIME)
-    try:
-        with under_lease(channel, run_id):
-            yield
-    finally:
-        with contextlib.suppress(CentralError):
-            release(channel, run_id)

@@ -196,10 +196,7 @@ class Target:
                 while output.read(65536):
                     pass
         except CentralError as error:
-            if error.diagnosis != "operation_failed":
-                raise
-            code = "central_disk_full" if "No space left" in error.message else "restore_failed"
-            raise CentralError(code, f"The backup could not be loaded into a new database. {error.message}") from error
+            raise loading_error(error) from error
         finally:
             source.close()
         return source.size
@@ -276,6 +273,14 @@ def _find(channel: Channel) -> Place:
         arguments = (settings.given["PGUSER"], settings.given["PGDATABASE"])
         return Place(POSTGRES14, "", arguments, settings, place.server, "its pg_restore is newer than the server")
     return place
+
+
+def loading_error(error: CentralError) -> CentralError:
+    """What an error of pg_restore or psql is for whoever restores: ``restore_failed``, ``central_disk_full``, or itself."""
+    if error.diagnosis != "operation_failed":
+        return error
+    code = "central_disk_full" if "No space left" in error.message else "restore_failed"
+    return CentralError(code, f"The backup could not be loaded into the database. {error.message}")
 
 
 def extension_words(extensions: dict[str, str]) -> str:

@@ -9,6 +9,8 @@ from ansible_collections.odkops.central.plugins.module_utils import _service_ope
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 
+NGINX = "nginx"
+
 # Docker gives each container 30 seconds to end by itself.
 _TIMEOUT = 300
 
@@ -43,11 +45,16 @@ class Services:
     def start(self, *names: str) -> None:
         """Start services, and make the containers that do not exist. That they answer is not waited for.
 
+        nginx comes last: it looks up the addresses of the others only once, when it starts, and a container may get another one
+        whenever it starts.
+
         :raises CentralError: ``operation_failed`` where one does not run, and as :meth:`Channel.run`
         """
         if not names:
             return
-        self._channel.run(operations.START, " ".join(names), timeout=_TIMEOUT)
+        for together in ([name for name in names if name != NGINX], [name for name in names if name == NGINX]):
+            if together:
+                self._channel.run(operations.START, " ".join(together), timeout=_TIMEOUT)
         left = set(names) - set(self.running())
         if left:
             raise CentralError(

@@ -14,9 +14,12 @@ from typing import NoReturn
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._heartbeat import INTERVAL
-from ansible_collections.odkops.central.plugins.module_utils._lease import keep
+from ansible_collections.odkops.central.plugins.module_utils._lease import keep, new_run_id, release, take, this_host
 
 _SIGNAL = signal.SIGUSR1
+
+# A run that is killed is in nobody's way for longer than that, in seconds.
+_LIFETIME = 120
 
 
 class _Lost(BaseException):
@@ -55,3 +58,23 @@ def under_lease(channel: Channel, run_id: str, interval: float = INTERVAL) -> It
         raise beat.loss from None
     finally:
         signal.signal(_SIGNAL, before)
+
+
+@contextlib.contextmanager
+def holding(channel: Channel, lease: str | None) -> Iterator[None]:
+    """Return a context in which the lease for a restore is held: the one that the caller keeps, or else one of its own.
+
+    :param lease: the run that has it; None to take one and give it back
+    :raises CentralError: ``lease_held``, ``lease_lost``
+    """
+    if lease is not None:
+        yield
+        return
+    run_id = new_run_id()
+    take(channel, run_id, "restore", this_host(), _LIFETIME)
+    try:
+        with under_lease(channel, run_id):
+            yield
+    finally:
+        with contextlib.suppress(CentralError):
+            release(channel, run_id)
