@@ -102,7 +102,7 @@ class Site:
         try:
             yield
         finally:
-            self.demo.compose("start", service)
+            self.demo.start_again(service)
 
     def answers(self, link: str) -> int:
         """What Enketo itself says to a link."""
@@ -369,7 +369,7 @@ def test_a_restore_by_hand_as_documented(site: Site) -> None:
     site.demo.compose("run", "--rm", "-T", "--no-deps", "secrets")
     assert site.secrets() != secrets
     # Enketo reads its secrets when it starts. With the new ones it opens no single submission of before.
-    site.demo.compose("restart", "enketo")
+    site.demo.start_again("enketo")
     wait_for(lambda: [site.answers(address) for address in addresses] == [404, 404])
     page = (Path(__file__).parents[2] / "docs" / "enketo.md").read_text("utf-8")
     script = page.split("## Restoring by hand", 1)[1].split("sha256sum --check SHA256SUMS\n", 1)[1].split("\n\n", 1)[0]

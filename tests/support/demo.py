@@ -99,6 +99,11 @@ class Demo:
         project, folder = str(self.state["compose_project"]), str(self.state["compose_dir"])
         return _run(["docker", "compose", "-p", project, "--project-directory", folder, *arguments], timeout, stdin)
 
+    def start_again(self, *services: str) -> None:
+        """Restart services that run or do not, and nginx after them: they may have got other addresses."""
+        self.compose("restart", *services)
+        self.compose("restart", "nginx")
+
     def docker(self, *arguments: str, timeout: float = 120) -> str:
         """Run ``docker`` and return what it printed."""
         return _run(["docker", *arguments], timeout)

@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .demo import Demo
 from .modules import Result, module_command, module_environment, parse_answer, wire_arguments
 from .restoring import Site
+from .snapshot import litter
 
 #: stages of the journal, in their order
 STAGES = ("loading", "stopping", "swapping", "enketo", "starting", "opening")
 
 BY_ITSELF = "The run puts everything back by itself."
 NEXT_RUN = "The next run puts everything back."
+FROM_BACKUP = "The run puts everything back by itself, from the backup that it has made just before."
 NOTHING = "Nothing was begun."
 
 
@@ -49,7 +52,7 @@ FAULTS: dict[str, Fault] = {
     "two": Fault("Another run is at work on the Central.", "lease_held", NOTHING),
     "pg_restore killed": Fault("`pg_restore` is killed.", "restore_failed", BY_ITSELF),
     "database stops": Fault(
-        "The container of PostgreSQL is stopped and started while the backup is loaded.", "restore_failed", BY_ITSELF
+        "The container of PostgreSQL ends while the backup is loaded.", "restore_failed", BY_ITSELF
     ),
     "redis refuses": Fault("Redis cannot write to its disk.", "redis_save_failed", BY_ITSELF),
     "login": Fault("The restored Central comes up, and nobody can log in.", "not_healthy", BY_ITSELF),
@@ -57,6 +60,13 @@ FAULTS: dict[str, Fault] = {
     "terminated": Fault("The module is ended by SIGTERM, as by Ctrl-C or `kill`.", "", BY_ITSELF),
     "killed": Fault(
         "The module is killed by SIGKILL, at each stage; so is what it has started on the host.", "", NEXT_RUN
+    ),
+    "in place, killed": Fault("`in_place`: `pg_restore` is killed in the transaction.", "restore_failed", BY_ITSELF),
+    "in place, committed": Fault(
+        "`in_place`: `service` does not come up with the restored database.", "not_healthy", FROM_BACKUP
+    ),
+    "restore.js": Fault(
+        "`restore_js`: it fails, and commits that everything is dropped.", "restore_failed", FROM_BACKUP
     ),
     "reboot": Fault("The host is started anew in the middle.", "", NEXT_RUN),
 }
@@ -122,6 +132,23 @@ class RunningRestore:
         """Wait for its end."""
         stdout, stderr = (text.decode("utf-8", "replace") for text in self.process.communicate(timeout=600))
         return Result(self.process.returncode, parse_answer(stdout), stdout, stderr)
+
+
+def kill_in_containers(demo: Demo, program: str, timeout: float = 60) -> None:
+    """Kill a program in the containers of one-off commands of a demo, as soon as it runs there."""
+    until = time.monotonic() + timeout
+    while True:
+        for container in (line.split()[0] for line in litter(demo)):
+            listed = subprocess.run(
+                ["docker", "top", container, "-eo", "pid,comm"], capture_output=True, text=True, check=False
+            )
+            found = [int(line.split()[0]) for line in listed.stdout.splitlines() if line.split()[1] == program]
+            for pid in found:
+                os.kill(pid, signal.SIGKILL)
+            if found:
+                return
+        assert time.monotonic() < until, f"no {program} runs"
+        time.sleep(0.05)
 
 
 def _descendants(pid: int) -> list[int]:

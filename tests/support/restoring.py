@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import shutil
 import ssl
 import time
@@ -208,12 +209,18 @@ def _make_set(demo: Demo, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def make_site(name: str, folder: Path) -> Iterator[Site]:
-    """Bring a Central up that is this test's alone, and make a set of it. It is removed afterwards."""
+def make_site(name: str, folder: Path, prepare: Callable[[Demo], None] | None = None) -> Iterator[Site]:
+    """Bring a Central up that is this test's alone, and make a set of it. It is removed afterwards.
+
+    :param prepare: what is done to it before the set is made
+    """
     with sole_user(name):
         central("clean", "--name", name)
         try:
             demo = ensure_demo(name)
+            if prepare is not None:
+                prepare(demo)
             yield Site(demo, folder, _make_set(demo, folder))
         finally:
-            central("clean", "--name", name)
+            if not os.environ.get("CENTRAL_KEEP"):
+                central("clean", "--name", name)

@@ -47,12 +47,17 @@ def _in_base64(raw: bytes) -> Iterator[bytes]:
 
 
 class Watch(threading.Thread):
-    """Looks at the arguments of every process of this machine, containers included, as any user could."""
+    """Looks at the arguments of every process of this machine, containers included, as any user could.
+
+    As root it looks at their environments, too, which only their own user could.
+    """
 
     def __init__(self, needles: Needles) -> None:
         super().__init__(daemon=True)
         self.needles, self.samples = needles, 0
         self.found: set[str] = set()
+        #: the names of secrets that were in environments, and the ids of the users whose processes those were
+        self.environments: set[tuple[str, int]] = set()
         #: of all processes that were seen
         self.seen: set[bytes] = set()
         self._ended = threading.Event()
@@ -73,6 +78,11 @@ class Watch(threading.Thread):
                 if name.isdigit():
                     with contextlib.suppress(OSError):
                         self._look(Path("/proc", name, "cmdline").read_bytes())
+                        environment = Path("/proc", name, "environ")
+                        owner = environment.stat().st_uid
+                        self.environments |= {
+                            (secret, owner) for secret in self.needles.within(environment.read_bytes())
+                        }
             time.sleep(0.03)
 
     def _look(self, arguments: bytes) -> None:
