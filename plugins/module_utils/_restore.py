@@ -368,6 +368,8 @@ class Restore:
                 tag=journal.tag,
             ) from error
         if isinstance(error, CentralError):
+            if error.diagnosis == "operation_failed":
+                error.diagnosis = "restore_failed"
             error.details.update(rolled_back=True, stage=journal.facts.get("failed_at", journal.stage), **kept)
             error.message += " Everything is as it was before."
             if "put_back_from" in kept:
