@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ansible_collections.odkops.central.plugins.module_utils import _replace_operations as operations
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
@@ -22,7 +22,11 @@ from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import
     EncryptedWriter,
 )
 from ansible_collections.odkops.central.plugins.module_utils._restore_archive import Fed, RestoreArchive
-from ansible_collections.odkops.central.plugins.module_utils._restore_target import Target, extension_words
+from ansible_collections.odkops.central.plugins.module_utils._restore_target import (
+    Target,
+    extension_words,
+    loading_error,
+)
 from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK
 
 _LONG = 24 * 3600.0
@@ -36,7 +40,7 @@ def replace_in_place(
     :param rows: what each table must have in the end, or nothing is changed
     :returns: how many sessions of users were ended
     :raises CentralError: ``restore_failed``; nothing is changed then, but where the connection broke at the commit itself
-        (see :func:`is_marked`)
+        (see :func:`is_marked`, which tells)
     """
     ids = " ".join(map(str, archive.restored_ids))
     start = target.lines + f"{ids}\n{json.dumps(rows)}\n".encode()
@@ -49,7 +53,7 @@ def replace_in_place(
             while data := stream.read(CHUNK):
                 output += data
     except CentralError as error:
-        raise _failed(error) from error
+        raise loading_error(error) from error
     finally:
         source.close()
     return int(output.strip() or 0)
@@ -67,7 +71,7 @@ def replace_by_central(channel: Channel, tag: str, path: str, passphrase: str | 
             while stream.read(CHUNK):
                 pass
     except CentralError as error:
-        raise _failed(error) from error
+        raise loading_error(error) from error
     finally:
         source.close()
 
@@ -94,18 +98,59 @@ def end_sessions_of_users(target: Target, tag: str) -> int:
     return int(target.call(operations.SESSIONS, tag, target.database).strip() or 0)
 
 
+def mark(target: Target, tag: str) -> None:
+    """Leave a mark in the database. It is gone when everything in it has been replaced by somebody who does not know it."""
+    target.call(operations.MARK, tag, target.database)
+
+
 def is_marked(target: Target, tag: str) -> bool:
-    """Whether the transaction of a run was committed."""
-    return target.call(operations.MARK, tag, target.database).strip() == f"odkops {tag}"
+    """Whether the mark of a run is in the database. Ends whoever might still be about to change that."""
+    return target.call(operations.MARKED, tag, target.database).strip() == f"odkops {tag}"
 
 
 def unmark(target: Target, tag: str) -> None:
-    """Remove what tells that, and make statistics."""
+    """Remove the mark, and make statistics."""
     target.call(operations.UNMARK, tag, target.database, timeout=_LONG)
 
 
-def _failed(error: CentralError) -> CentralError:
-    if error.diagnosis != "operation_failed":
-        return error
-    code = "central_disk_full" if "No space left" in error.message else "restore_failed"
-    return CentralError(code, f"The backup could not be loaded into the database. {error.message}")
+def grant(target: Target, tag: str, grants: Iterable[str]) -> list[str]:
+    """As :meth:`Target.grant`, in Central's own database."""
+    text = "\n".join(grants)
+    return target.call(operations.GRANT, tag, target.database, data=f"{text}\n".encode()).splitlines() if text else []
+
+
+def require_replaceable(target: Target, tag: str, tables: Collection[str], centrals_own: bool) -> None:
+    """See whether Central's user can replace what is in its database.
+
+    :param tables: those of the backup, with their schemas
+    :param centrals_own: by Central's own restore.js, which drops all that the user owns
+    :raises CentralError: ``restore_impossible``
+    """
+    found = json.loads(target.call(operations.CHECK, tag, target.database))
+    who = found["user"]
+    if not found["creates"]:
+        raise _impossible(f"{who} may not make tables in the schema public. Grant it CREATE there.")
+    in_the_way = sorted(set(found["foreign"] or ()) & set(tables))
+    if in_the_way:
+        raise _impossible(f"{in_the_way[0]} belongs to somebody else than {who}. Make {who} its owner.")
+    if not centrals_own:
+        return
+    if target.channel.run(operations.CENTRALS_OWN_THERE).strip() != b"yes":
+        raise _impossible(
+            "the Central there has no restore.js that reads this format: v2026.2 is the first. Use in_place."
+        )
+    if found["bootstrap"]:
+        raise _impossible(
+            f"{who} is the user that the database server was made with, and PostgreSQL does not let restore.js drop what that "
+            "one owns. Use swap."
+        )
+    if found["extensions"]:
+        raise _impossible(
+            f"restore.js fails where extensions ({', '.join(found['extensions'])}) are not {who}'s own. Use in_place."
+        )
+
+
+def _impossible(why: str) -> CentralError:
+    return CentralError(
+        "restore_impossible", f"The database cannot be replaced where it is: {why} Nothing was changed."
+    )

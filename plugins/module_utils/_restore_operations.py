@@ -40,7 +40,10 @@ IFS= read -r odkops_database
 export PGAPPNAME="SESSION$tag"
 export PGOPTIONS="${PGOPTIONS-} -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
 say() { printf '%s\\n' "$1" >&2; exit 1; }
-sql() { psql --no-psqlrc --no-align --tuples-only --quiet --no-password --set ON_ERROR_STOP=1 --set tag="$tag" "$@"; }
+sql() {
+  psql --no-psqlrc --no-align --tuples-only --quiet --no-password --set ON_ERROR_STOP=1 --set VERBOSITY=terse \\
+    --set SHOW_CONTEXT=never --set tag="$tag" "$@"
+}
 own() { odkops_name=$1; shift; sql --dbname="dbname='$odkops_name'" "$@"; }
 """.replace("SESSION", SESSION)
 
