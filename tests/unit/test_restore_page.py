@@ -18,7 +18,7 @@ def test_the_table_is_that_of_the_tests() -> None:
 
 def test_each_row_has_a_test() -> None:
     folder = ROOT / "tests" / "integration"
-    sources = "".join((folder / name).read_text("utf-8") for name in ("test_restore.py", "test_restore_faults.py"))
+    sources = "".join(path.read_text("utf-8") for path in folder.glob("test_restore*.py"))
     named = {re.sub(r"[^a-z]+", "_", name) for name in FAULTS}
     tests = set(re.findall(r"^def test_([a-z_]+)\(", sources, re.MULTILINE))
     aliases = {
@@ -27,6 +27,9 @@ def test_each_row_has_a_test() -> None:
         "changed": "a_set_with_a_changed_byte",
         "newer": "a_backup_of_a_newer_central",
         "two": "two_at_once",
+        "in_place_killed": "in_place_pg_restore_killed",
+        "in_place_committed": "in_place_does_not_come_up",
+        "restore_js": "restore_js_that_empties_the_database",
         "login": "the_next_restore_undoes_what_a_killed_one_has_left",
     }
     assert {aliases.get(name, name) for name in named} <= tests
