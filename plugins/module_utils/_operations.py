@@ -8,6 +8,7 @@ from __future__ import annotations
 from ansible_collections.odkops.central.plugins.module_utils import (
     _config_operations,
     _config_restore_operations,
+    _drill_operations,
     _enketo_operations,
     _enketo_restore_operations,
     _health_operations,
@@ -34,6 +35,7 @@ _ALL: tuple[Operation, ...] = (
     *_service_operations.OPERATIONS,
     *_restore_operations.OPERATIONS,
     *_replace_operations.OPERATIONS,
+    *_drill_operations.OPERATIONS,
 )
 
 #: by name

@@ -21,6 +21,7 @@ SECTIONS = {
     "## What is wrong here": _diagnoses.LOCAL,
     "## What is wrong with a set or a repository": _diagnoses.SETS,
     "## What is wrong with a restore": _diagnoses.RESTORE,
+    "## What is wrong with a drill": _diagnoses.DRILL,
 }
 SOURCES = sorted((ROOT / "plugins").rglob("*.py"))
 # Functions whose first argument is a code.

@@ -1,0 +1,387 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A drill's Central: brought up beside whatever else runs on a host, and removed without a trace.
+
+Nobody can be relied on to remove it: the controller may be ended at any time. So a process of its own, the warden, stays on
+the host until the stack is gone. It removes the stack when the lease on its directory, which each module of the drill
+renews while it is at work, has expired. After a reboot, the next drill of the host does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, NoReturn
+
+from ansible_collections.odkops.central.plugins.module_utils._atomic import make_directory
+from ansible_collections.odkops.central.plugins.module_utils._channel import Channel, LocalChannel
+from ansible_collections.odkops.central.plugins.module_utils._drill_compose import (
+    FIRST,
+    StackPlan,
+    build,
+    required_images,
+)
+from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker, Stack, remove_stack, stacks
+from ansible_collections.odkops.central.plugins.module_utils._drill_files import write_files
+from ansible_collections.odkops.central.plugins.module_utils._drill_guard import (
+    Production,
+    render,
+    require_apart,
+    require_apart_in_docker,
+)
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, writing_error
+from ansible_collections.odkops.central.plugins.module_utils._lease import new_run_id, release, show, take, this_host
+from ansible_collections.odkops.central.plugins.module_utils._operation import Project
+from ansible_collections.odkops.central.plugins.module_utils._phases import Phases
+from ansible_collections.odkops.central.plugins.module_utils._postgres_settings import read_settings
+from ansible_collections.odkops.central.plugins.module_utils._under_lease import under_lease
+
+PREFIX = "odkops-drill-"
+KEPT = "kept"
+
+#: seconds without a sign of life of the drill, after which the warden removes it
+LIFETIME = 180
+_WATCH = 5.0
+_NAME = re.compile(r"[a-z0-9-]+-[0-9a-f]{6}")
+_PATIENCE = 180.0
+
+#: bytes of memory that a small Central needs to come up
+_MEMORY = 1536 * 1024**2
+#: bytes on the disk that Docker needs beside the database
+_DISK = 1024**3
+
+
+@dataclass(frozen=True)
+class DrillRequest:
+    """What is to be brought up.
+
+    :param checkout: the compose project whose images are used, and whose Central must stay untouched
+    :param root: the directory of drills of this host, absolute
+    :param central: name of the Central in the repository
+    :param domain: DOMAIN of the set; None for that of the checkout
+    :param identity: of the Central in the set's manifest
+    :param objects: whether the database names objects in S3
+    :param database_size: bytes of the set's database part
+    :param cpus: for each container; None for half of the host's
+    """
+
+    checkout: Project
+    root: str
+    central: str = ""
+    domain: str | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    objects: bool = False
+    database_size: int = 0
+    cpus: float | None = None
+    memory: int = 2 * 1024**3
+    lifetime: int = LIFETIME
+
+
+def _impossible(why: str) -> NoReturn:
+    raise CentralError("drill_impossible", f"There can be no drill: {why}")
+
+
+class Preparation:
+    """All that is known before anything is made. Nothing is changed by it."""
+
+    def __init__(self, request: DrillRequest, drill_id: str) -> None:
+        self.request = request
+        self.docker = Docker(request.checkout.docker)
+        text = self.docker.compose(request.checkout, "config", "--format", "json")
+        self.source: dict[str, Any] = json.loads(text)
+        self.production = Production.of(self.source, request.identity, self.docker)
+        images = {}
+        for service, names in required_images(self.source).items():
+            found = self.docker.image(names)
+            if found is None:
+                _impossible(
+                    f"the image of {service} is not on this host ({names[0]}). Make the images in {request.checkout.directory} "
+                    "(docker compose build, docker compose pull); a drill makes none."
+                )
+            images[service] = found
+        service = self.source["services"]["service"]
+        domain = request.domain or str((service.get("environment") or {}).get("DOMAIN") or "")
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", domain):
+            _impossible(f"the DOMAIN {domain[:80]!r} is none.")
+        slug = re.sub(r"[^a-z0-9]+", "-", request.central.lower()).strip("-")[:30] or "central"
+        project = f"{PREFIX}{slug}-{drill_id.rpartition('-')[2]}"
+        self.plan = StackPlan(
+            drill_id=drill_id,
+            project=project,
+            directory=os.path.join(os.path.realpath(request.root), project.removeprefix(PREFIX)),
+            domain=domain,
+            images=images,
+            password=secrets.token_hex(24),
+            s3=(secrets.token_hex(12), secrets.token_hex(24)) if request.objects else None,
+            cpus=request.cpus or max(1.0, (os.cpu_count() or 2) / 2),
+            memory=request.memory,
+        )
+        self.document = build(self.source, self.plan)
+        require_apart(self.document, self.production, self.plan.directory, self._files())
+        self._require_room()
+
+    def _files(self) -> set[str]:
+        """Files of the checkout that stock binds, and nothing else that anybody may have bound."""
+        root = os.path.realpath(self.request.checkout.directory)
+        found = set()
+        for service in self.source["services"].values():
+            for mount in service.get("volumes") or ():
+                path = str(mount.get("source", ""))
+                if mount.get("type") == "bind" and os.path.realpath(path).startswith(f"{root}/files/"):
+                    found.add(path)
+        return found
+
+    def _require_room(self) -> None:
+        memory = available_memory()
+        if memory is not None and memory < _MEMORY:
+            _impossible(
+                f"{memory // 1024**2} MiB of memory are available on this host, and a second Central needs "
+                f"{_MEMORY // 1024**2}. Drill on another host, or at another time."
+            )
+        place = self.docker.run("info", "--format", "{{.DockerRootDir}}").strip()
+        # The dump is compressed, and PostgreSQL keeps what it loads twice for a while.
+        needed = 8 * self.request.database_size + _DISK
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(place).free
+            if free < needed:
+                _impossible(
+                    f"{free // 1024**2} MiB are free in {place}, and the drill may need {needed // 1024**2}. Make room there."
+                )
+
+
+def available_memory() -> int | None:
+    """Bytes that processes can still have, or None where that is not known."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def new_drill_id() -> str:
+    """An id by the clock of this host, such as ``20261123T101112Z-ab12cd``."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+# --- up -------------------------------------------------------------------------------------------------------------
+
+
+def bring_up(prepared: Preparation, phases: Phases) -> dict[str, Any]:
+    """Make the stack, and start what a restore needs. On any failure nothing is left of it.
+
+    :returns: ``project``, ``directory``, ``domain``, ``lease`` (the run that holds the lease), ``guard`` (what was compared),
+        ``removed`` (stacks of earlier drills that had been left)
+    :raises CentralError: ``drill_not_isolated``, ``drill_impossible``, ``database_unreachable``, ...
+    """
+    plan, docker, lifetime = prepared.plan, prepared.docker, prepared.request.lifetime
+    removed = remove_leftovers(docker, prepared.request.root)
+    project = Project(plan.directory, plan.project, (), docker.command)
+    channel = LocalChannel(project)
+    lease = new_run_id()
+    try:
+        with phases.phase("files"):
+            _make_directory(prepared.request.root, plan.directory)
+            take(channel, lease, "drill", this_host(), lifetime)
+            start_warden(docker, Stack(plan.project, plan.directory))
+            write_files(plan.directory, plan.domain, render(prepared.document))
+        with under_lease(channel, lease):
+            with phases.phase("stack"):
+                docker.compose(project, "up", "--no-start", "--no-build", "--quiet-pull")
+                guard = require_apart_in_docker(docker, plan.project, prepared.production)
+                _say_that_there_is_nothing_to_upgrade(docker, project)
+                first = [name for name in FIRST if name in plan.images]
+                docker.compose(project, "up", "--detach", "--no-build", "--no-deps", "--no-recreate", *first)
+            with phases.phase("postgresql"):
+                _wait_for_database(channel)
+    except BaseException:
+        remove(docker, Stack(plan.project, plan.directory))
+        raise
+    return {
+        "project": plan.project,
+        "directory": plan.directory,
+        "domain": plan.domain,
+        "lease": lease,
+        "guard": guard,
+        "removed": removed,
+    }
+
+
+def _make_directory(root: str, directory: str) -> None:
+    make_directory(root)
+    try:
+        os.mkdir(directory, 0o700)
+    except OSError as error:
+        raise writing_error(error, directory) from error
+
+
+def _say_that_there_is_nothing_to_upgrade(docker: Docker, project: Project) -> None:
+    """postgres14 waits for a file of the service `postgres`, which upgrades from PostgreSQL 9.6, and is not in a drill."""
+    docker.compose(
+        project,
+        *("run", "--rm", "-T", "--no-deps", "--entrypoint", "touch", "postgres14"),
+        "/var/lib/odk/postgresql/14/.postgres14-upgrade-successful",
+    )
+
+
+def _wait_for_database(channel: Channel) -> None:
+    until = time.monotonic() + _PATIENCE
+    while True:
+        settings = read_settings(channel, "database-check-once")
+        if settings.server is not None:
+            return
+        if time.monotonic() > until:
+            settings.require_server()
+        time.sleep(0.5)
+
+
+# --- down -----------------------------------------------------------------------------------------------------------
+
+
+def remove(docker: Docker, stack: Stack) -> list[str]:
+    """Remove a stack and its directory. Can be done again.
+
+    :returns: what was removed
+    :raises CentralError: ``drill_not_removed``, ``docker_unavailable``, ``destination_not_writable``
+    """
+    removed = remove_stack(docker, stack.project)
+    if _is_of_a_drill(stack):
+        channel = LocalChannel(Project(stack.directory, stack.project))
+        with contextlib.suppress(CentralError):
+            held = show(channel)
+            if held is not None:
+                release(channel, held.run_id)
+        try:
+            shutil.rmtree(stack.directory)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise CentralError(
+                "drill_not_removed", f"The directory {stack.directory} could not be removed: {error.strerror}."
+            ) from error
+        removed.append(f"directory {stack.directory}")
+    return removed
+
+
+def _is_of_a_drill(stack: Stack) -> bool:
+    """Whether a directory is the one that a drill has made, and not what a label of somebody else's says."""
+    directory, name = stack.directory, stack.project.removeprefix(PREFIX)
+    named = stack.project.startswith(PREFIX) and bool(_NAME.fullmatch(name)) and os.path.basename(directory) == name
+    return named and os.path.isabs(directory) and os.path.isdir(directory) and not os.path.islink(directory)
+
+
+def stack_at(directory: str) -> Stack:
+    """The stack whose working directory this is.
+
+    :raises CentralError: ``bad_option``
+    """
+    name = os.path.basename(os.path.normpath(directory))
+    if not os.path.isabs(directory) or not _NAME.fullmatch(name):
+        raise CentralError("bad_option", f"directory: {directory} is not the directory of a drill.")
+    return Stack(PREFIX + name, os.path.normpath(directory))
+
+
+def keep(stack: Stack) -> None:
+    """Let a stack stay until somebody removes it.
+
+    :raises CentralError: ``destination_not_writable``, ``disk_full``
+    """
+    path = os.path.join(stack.directory, KEPT)
+    try:
+        with open(path, "w", encoding="ascii"):
+            pass
+    except OSError as error:
+        raise writing_error(error, path) from error
+    channel = LocalChannel(Project(stack.directory, stack.project))
+    held = show(channel)
+    if held is not None:
+        release(channel, held.run_id)
+
+
+def is_kept(stack: Stack) -> bool:
+    """Whether somebody wanted to look into it."""
+    return os.path.exists(os.path.join(stack.directory, KEPT))
+
+
+def is_alive(stack: Stack) -> bool:
+    """Whether a drill is at work there."""
+    if not os.path.isdir(stack.directory):
+        return False
+    with contextlib.suppress(CentralError):
+        return show(LocalChannel(Project(stack.directory, stack.project))) is not None
+    return True
+
+
+def leftovers(docker: Docker, root: str, kept: bool = False) -> list[Stack]:
+    """Stacks below `root` whose drill has ended without removing them.
+
+    :param kept: those, too, that were kept on purpose
+    """
+    below = f"{os.path.realpath(root)}/"
+    found = [each for each in stacks(docker) if each.directory.startswith(below)]
+    known = {each.directory for each in found}
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(below)):
+            if f"{below}{name}" not in known and _NAME.fullmatch(name):
+                found.append(Stack(f"{PREFIX}{name}", f"{below}{name}"))
+    return [each for each in found if not is_alive(each) and (kept or not is_kept(each))]
+
+
+def remove_leftovers(docker: Docker, root: str, kept: bool = False) -> list[str]:
+    """Remove them.
+
+    :returns: names of their compose projects
+    """
+    found = leftovers(docker, root, kept)
+    for stack in found:
+        remove(docker, stack)
+    return [stack.project for stack in found]
+
+
+# --- the warden -----------------------------------------------------------------------------------------------------
+
+
+def start_warden(docker: Docker, stack: Stack) -> None:
+    """Start the process that removes the stack when nobody is at work there any more.
+
+    It is a fork, in a session of its own, with nothing open that anybody waits for. All that it needs is loaded.
+    """
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    with contextlib.suppress(BaseException):
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        _watch(docker, stack)
+    os._exit(0)
+
+
+def _watch(docker: Docker, stack: Stack) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.closerange(3, 1024)
+    while True:
+        time.sleep(_WATCH)
+        if is_kept(stack) or not os.path.isdir(stack.directory):
+            return
+        if not is_alive(stack):
+            # Whoever is at work now was late for its lease, and breaks off.
+            with contextlib.suppress(CentralError, subprocess.SubprocessError):
+                remove(docker, stack)
+                return
