@@ -5,15 +5,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Diagnosis(NamedTuple):
-    """What a code means, and what the administrator does about it."""
-
-    meaning: str
-    remedy: str
-
+from ansible_collections.odkops.central.plugins.module_utils._diagnosis import Diagnosis
+from ansible_collections.odkops.central.plugins.module_utils._drill_diagnoses import DRILL
 
 OK = "ok"
 
@@ -389,24 +382,6 @@ RESTORE: dict[str, Diagnosis] = {
         "Where a file is to be put back there is a symbolic link, a directory or the like, or the way there leads over a "
         "link.",
         "Nothing was changed. Put the file there by hand, or remove the link and begin again.",
-    ),
-}
-
-#: what is wrong with a drill
-DRILL: dict[str, Diagnosis] = {
-    "drill_impossible": Diagnosis(
-        "No drill can be made on that host: an image is missing, the checkout is no Central, or there is too little memory or "
-        "disk.",
-        "The message says what is missing. Nothing was made. Drill on another host, or make room.",
-    ),
-    "drill_not_isolated": Diagnosis(
-        "The Central of a drill would share something with another one, or could reach it.",
-        "Nothing was started, or it was removed at once. The message says what it was: look at `docker-compose.yml` and its "
-        "override in the checkout, and report it.",
-    ),
-    "drill_not_removed": Diagnosis(
-        "Something of a drill could not be removed from its host.",
-        "Remove what the message names, or run `drill.yml -e central_drill_action=clean` when the cause is gone.",
     ),
 }
 

@@ -195,7 +195,7 @@ def rehearse(drilled: DrillSet, request: DrillRequest, depth: str) -> dict[str, 
 def start(drilled: DrillSet, request: DrillRequest, depth: str) -> dict[str, Any]:
     """Read the set, and bring up a Central that it can be restored into.
 
-    :returns: ``changed``, ``record`` (its beginning), and what :func:`bring_up` returns
+    :returns: ``changed``, ``record`` (its beginning), ``known_bad_blobs`` (of the manifest), and what :func:`bring_up` returns
     :raises CentralError: with the detail ``record`` where the set could be read
     """
     record, manifest = begin(drilled, depth)
@@ -215,7 +215,8 @@ def start(drilled: DrillSet, request: DrillRequest, depth: str) -> dict[str, Any
         error.details["record"] = break_off(record, error.diagnosis, error.message)
         raise
     _take_phases(record, phases.seconds, 0.0)
-    return {"changed": True, "record": record, **found}
+    known = (manifest["database"].get("central") or {}).get("bad_blobs") or []
+    return {"changed": True, "record": record, "known_bad_blobs": known, **found}
 
 
 def _take_phases(record: dict[str, Any], seconds: dict[str, float], offset: float) -> None:
