@@ -82,7 +82,8 @@ def verdict(record: dict[str, Any]) -> str:
         return f"{of[0].upper()}{of[1:]} can be relied on: {_answered(record)}, and {how} passed{left}."
     if record["result"] == "failed":
         which = "the check" if made == 1 else f"{counts['failed']:,} of {made:,} checks"
-        return f"Do not rely on {_the_set(record)}: {_answered(record)}, but {which} failed."
+        but = "and" if record["rto"] is None else "but"
+        return f"Do not rely on {_the_set(record)}: {_answered(record)}, {but} {which} failed."
     if record["result"] == "error":
         what = _the_set(record) if record["set"]["set_id"] else "any set"
         return f"The drill broke off after {duration(record['elapsed'])}: it proves nothing of {what}."
@@ -96,7 +97,7 @@ def _cause(record: dict[str, Any]) -> str:
         known = DIAGNOSES.get(error["diagnosis"] or "")
         remedy = f'<p><span class="soft">What to do:</span> {escape(known.remedy)}</p>' if known else ""
         code = f" <code>{escape(error['diagnosis'])}</code>" if error["diagnosis"] else ""
-        return f'<p class="cause" dir="auto">{escape(shortened(error["message"], 2000))}{code}</p>{remedy}'
+        return f'<p class="cause" dir="auto">{escape(shortened(error["message"], 800))}{code}</p>{remedy}'
     failed = [check for check in record["checks"] if check["result"] == "failed"]
     if failed:
         names = "; ".join(check["title"] for check in failed[:5])

@@ -59,7 +59,8 @@ def tick_label(seconds: float) -> str:
     """Return a round duration, as short as can be."""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= unit and (seconds % unit == 0 or seconds >= 2 * unit):
-            return f"{seconds / unit:.3g} {name}"
+            count = seconds / unit
+            return f"{count:,.0f} {name}" if count >= 100 else f"{count:.3g} {name}"
     if seconds >= 1 or seconds == 0:
         return f"{seconds:.3g} s" if seconds else "0"
     return f"{seconds * 1000:.3g} ms"

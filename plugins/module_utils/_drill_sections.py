@@ -33,7 +33,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_text import 
 #: How many drills the table shows; the plots show all.
 TABLE_ROWS = 15
 #: A value longer than this is cut; the record has it whole.
-VALUE_LENGTH = 600
+VALUE_LENGTH = 240
 
 RESULT_WORDS = {"passed": "Passed", "failed": "Failed", "error": "Broke off", "skipped": "Skipped"}
 _SIGNS = {
@@ -204,7 +204,7 @@ def _past(record: dict[str, Any], one: dict[str, Any]) -> str:
         f'<tr{" class=current" if current else ""}><th scope="row" class="when">{link}</th>'
         f'<td class="result {one["result"]}">{RESULT_WORDS[one["result"]]}</td>'
         f'<td class="n">{duration(one["rto"])}</td><td class="n wide">{duration(one["rpo"])}</td>'
-        f'<td class="n">{size(one["set"]["size"])}</td><td class="wide">{one["depth"]}</td>'
+        f'<td class="n wide">{size(one["set"]["size"])}</td><td class="wide">{one["depth"]}</td>'
         f'<td class="what wide">{escape(what)}</td></tr>'
     )
 
@@ -243,7 +243,7 @@ def past(record: dict[str, Any], history: list[dict[str, Any]]) -> str:
             ("Result", ""),
             ("RTO", " class=n"),
             ("RPO", ' class="n wide"'),
-            ("Size", " class=n"),
+            ("Size", ' class="n wide"'),
             ("Depth", " class=wide"),
             ("What failed", " class=wide"),
         )
