@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ from ansible_collections.odkops.central.plugins.module_utils._errors import Cent
 from ansible_collections.odkops.central.plugins.module_utils._facts import LinkFact
 
 from support import Demo, Result, run_module, run_playbook
+from support.demo import wait_for
 from support.modules import module_command, wire_arguments
 
 REDIS = "enketo_redis_main"
@@ -381,16 +381,6 @@ def test_a_restore_by_hand_as_documented(site: Site) -> None:
     assert site.everything() == before
     assert site.secrets() == secrets
     wait_for(lambda: [site.answers(address) for address in addresses] == [200, 200])
-
-
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        with contextlib.suppress(Exception):  # it is not up yet
-            if condition():
-                return
-        time.sleep(0.5)
-    raise AssertionError("it did not come up")
 
 
 def test_the_role_leaves_what_a_manifest_needs(site: Site) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pytest
 from ansible_collections.odkops.central.plugins.module_utils._enketo_part import write_part
 
 from support import Demo, Result, run_module, run_playbook
+from support.demo import wait_for
 from support.local_channel import ServerChannel, write_secrets
 from support.modules import module_command, wire_arguments
 from support.redis_servers import Redis
@@ -110,16 +110,6 @@ class Site:
     def started(self, service: str) -> str:
         command = ["docker", "inspect", "-f", "{{.State.StartedAt}}", self.demo.container(service)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        with contextlib.suppress(Exception):  # it is not up yet
-            if condition():
-                return
-        time.sleep(0.3)
-    raise AssertionError("it did not come up")
 
 
 @pytest.fixture(scope="module")

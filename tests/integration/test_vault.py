@@ -34,18 +34,6 @@ pytest_plugins = ["support.vault_fixtures"]
 pytestmark = [pytest.mark.timeout(600), pytest.mark.long, pytest.mark.demo]
 
 
-@pytest.fixture
-def site(vault_site: Site) -> Site:
-    """Both hosts."""
-    return vault_site
-
-
-@pytest.fixture
-def made(vault_made: Made) -> Made:
-    """A backup, and what could be seen of it."""
-    return vault_made
-
-
 # --- a backup ---------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,17 @@ class DemoError(RuntimeError):
 def central(*arguments: str, timeout: float = 1800) -> str:
     """Run ``tests/central/central``; returns what it printed, raises :class:`DemoError` with all of it on failure."""
     return _run([sys.executable, str(CENTRAL), *arguments], timeout)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until `condition` is true; what it raises counts as no."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        with contextlib.suppress(Exception):  # it is not up yet
+            if condition():
+                return
+        time.sleep(0.3)
+    raise AssertionError("it did not come up")
 
 
 def _run(command: Sequence[str], timeout: float, stdin: str | None = None) -> str:

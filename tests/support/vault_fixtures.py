@@ -35,6 +35,7 @@ from .vault_site import (
     NAME,
     REPOSITORY,
     VAULT,
+    Made,
     Site,
     gateway,
     install_gate,
@@ -119,3 +120,15 @@ def vault_made(vault_site: Site) -> tuple[dict[str, Any], dict[str, Any], Playbo
     before = traces(site)
     outcome = site.run("backup", "-vvv")
     return before, settled(site, before), outcome
+
+
+@pytest.fixture
+def site(vault_site: Site) -> Site:
+    """Both hosts, for tests that know no other site."""
+    return vault_site
+
+
+@pytest.fixture
+def made(vault_made: Made) -> Made:
+    """A backup, and what could be seen of it."""
+    return vault_made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_fetch import 
     Problem,
 )
 from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry, read_blob_list
-from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, find_rclone
+from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone
 
 from support.blob_central import KEY_ID, Central, contents, never
 from support.s3_servers import (
@@ -32,32 +32,11 @@ from support.s3_servers import (
     fill,
     free_port,
     open_with_rclone,
-    rclone_program,
-    rclone_server,
 )
 from support.sets import small_disk
 
-
-@pytest.fixture(scope="module")
-def rclone() -> Rclone:
-    return find_rclone(rclone_program())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with rclone_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _empty_bucket(server: S3Server) -> None:
-    for path in sorted(server.bucket.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-
-
-@pytest.fixture
-def central(tmp_path: Path, server: S3Server, rclone: Rclone) -> Central:
-    return Central(tmp_path, server, rclone)
+pytest_plugins = ["support.s3_fixtures"]
+pytestmark = pytest.mark.usefixtures("empty_bucket")
 
 
 # --- what a run makes -------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +20,17 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_list import B
 from ansible_collections.odkops.central.plugins.module_utils._blob_rehearsal import rehearse
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pool_check import CONTENT, PRESENCE, check_objects
-from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, find_rclone
 
 from support.blob_central import KEY_ID, Central, contents
 from support.s3_servers import (
     PASSPHRASE,
     SECRET_KEY,
-    S3Server,
     fill,
     open_with_rclone,
-    rclone_program,
-    rclone_server,
 )
 
-
-@pytest.fixture(scope="module")
-def rclone() -> Rclone:
-    return find_rclone(rclone_program())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with rclone_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _empty_bucket(server: S3Server) -> None:
-    for path in sorted(server.bucket.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-
-
-@pytest.fixture
-def central(tmp_path: Path, server: S3Server, rclone: Rclone) -> Central:
-    return Central(tmp_path, server, rclone)
+pytest_plugins = ["support.s3_fixtures"]
+pytestmark = pytest.mark.usefixtures("empty_bucket")
 
 
 # --- a pool that has suffered -----------------------------------------------------------------------------------

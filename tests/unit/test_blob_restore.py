@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -22,7 +22,7 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_restore impor
 from ansible_collections.odkops.central.plugins.module_utils._bucket import Bucket, Look, Stored
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pool import Pool
-from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, S3Settings, find_rclone
+from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, S3Settings
 from ansible_collections.odkops.central.plugins.module_utils._repository import Repository
 from ansible_collections.odkops.central.plugins.module_utils._s3_place import Owner, S3Place, refuse_sharing
 
@@ -36,30 +36,14 @@ from support.s3_servers import (
     fill,
     free_port,
     hiding_server,
-    rclone_program,
-    rclone_server,
     write_list,
 )
 
 KEY_ID = "0123456789abcdef"
 Spoil = Callable[[bytes], Optional[bytes]]
 
-
-@pytest.fixture(scope="module")
-def rclone() -> Rclone:
-    return find_rclone(rclone_program())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with rclone_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _empty_bucket(server: S3Server) -> None:
-    shutil.rmtree(server.bucket)
-    server.bucket.mkdir()
+pytest_plugins = ["support.s3_fixtures"]
+pytestmark = pytest.mark.usefixtures("empty_bucket")
 
 
 @dataclass

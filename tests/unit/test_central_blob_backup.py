@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +39,13 @@ from support.s3_servers import (
     open_with_rclone,
     options_of,
     rclone_program,
-    rclone_server,
     write_list,
 )
 
 Backup = Callable[..., Result]
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with rclone_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _empty_bucket(server: S3Server) -> None:
-    for path in server.bucket.iterdir():
-        path.unlink()
+pytest_plugins = ["support.s3_fixtures"]
+pytestmark = pytest.mark.usefixtures("empty_bucket")
 
 
 @pytest.fixture

@@ -21,43 +21,12 @@ import pytest
 
 from support import run_module
 from support.archives import archives, openssl
+from support.decrypting import MODULE, left, options
 from support.directory_dumps import directory_dumps
 from support.legacy_zip_writer import ERAS, PASSPHRASE, make
 from support.paths import ROOT
 
-MODULE = "central_backup_decrypt"
-
-
-@pytest.fixture
-def new_backup(tmp_path: Path) -> Path:
-    """A backup as Centrals since v2026.2 send it."""
-    path = tmp_path / "new.pgdump.enc.bin"
-    path.write_bytes(openssl(archives(15).read("nasty"), passphrase=PASSPHRASE))
-    return path
-
-
-@pytest.fixture
-def old_backup(tmp_path: Path) -> Path:
-    """A backup as older ones sent it."""
-    path = tmp_path / "old.zip"
-    path.write_bytes(make(directory_dumps().read("nasty")))
-    return path
-
-
-@pytest.fixture(params=["new", "old"])
-def backup(request: pytest.FixtureRequest) -> Path:
-    """Either."""
-    return Path(request.getfixturevalue(f"{request.param}_backup"))
-
-
-def options(src: Path, dest: Path, **more: Any) -> dict[str, Any]:
-    """Options of the module."""
-    return {"src": str(src), "dest": str(dest), "passphrase": PASSPHRASE, **more}
-
-
-def left(tmp_path: Path) -> list[str]:
-    """What is there besides the backup itself."""
-    return sorted(name for name in os.listdir(tmp_path) if not name.endswith((".bin", ".zip")))
+pytest_plugins = ["support.decrypt_fixtures"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

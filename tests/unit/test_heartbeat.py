@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils import _heartbeat
@@ -28,15 +27,7 @@ from ansible_collections.odkops.central.plugins.module_utils._lease import (
 
 from support.lease_host import Host, HostChannel, refused, wait_for
 
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host.make(tmp_path / "host")
-
-
-@pytest.fixture
-def channel(host: Host) -> HostChannel:
-    return host.channel
+pytest_plugins = ["support.lease_fixtures"]
 
 
 # --- heartbeat ------------------------------------------------------------------------------------------------------

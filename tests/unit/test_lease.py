@@ -35,15 +35,7 @@ from ansible_collections.odkops.central.plugins.module_utils._ssh_channel import
 from support.gates import fake_ssh, python_for_gates, write_gate
 from support.lease_host import Host, HostChannel, identity, refused, wait_for
 
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host.make(tmp_path / "host")
-
-
-@pytest.fixture
-def channel(host: Host) -> HostChannel:
-    return host.channel
+pytest_plugins = ["support.lease_fixtures"]
 
 
 # --- taking, renewing, returning ------------------------------------------------------------------------------------

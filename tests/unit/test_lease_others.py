@@ -28,15 +28,7 @@ from ansible_collections.odkops.central.plugins.module_utils._lease_operations i
 
 from support.lease_host import NOBODY, ROOT_ONLY, Host, HostChannel, identity, refused
 
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host.make(tmp_path / "host")
-
-
-@pytest.fixture
-def channel(host: Host) -> HostChannel:
-    return host.channel
+pytest_plugins = ["support.lease_fixtures"]
 
 
 @pytest.fixture

@@ -48,36 +48,12 @@ from support.s3_servers import (
     PASSPHRASE,
     clean_environment,
     content_of,
-    entry_of,
     open_with_rclone,
     rclone_program,
 )
 from support.sets import everything_below, small_disk
 
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    purged = entry_of(77, b"purged")._replace(absent="purged")
-    return make_source(tmp_path_factory.mktemp("source"), absent=[purged])
-
-
-@pytest.fixture(scope="module")
-def open_original(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """One without a passphrase."""
-    return make_source(tmp_path_factory.mktemp("open"), passphrase=None)
-
-
-@pytest.fixture
-def source(original: Source, tmp_path: Path) -> Source:
-    """One that may be spoilt."""
-    return original.copy(tmp_path / "repository")
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Path:
-    """Where exports go."""
-    (tmp_path / "shelf").mkdir()
-    return tmp_path / "shelf"
+pytest_plugins = ["support.export_fixtures"]
 
 
 # --- as it should be --------------------------------------------------------------------------------------------
