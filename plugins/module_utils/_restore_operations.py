@@ -26,7 +26,7 @@ SURVEY, CREATE, LOAD, COUNT, FINISH = (
     "restore-finish",
 )
 SWAP, UNSWAP, DROP, STATE, MISSED = "restore-swap", "restore-unswap", "restore-drop", "restore-state", "restore-missed"
-GRANT, SPACE, END, BLOB = "restore-grant", "restore-space", "restore-end", "restore-blob"
+GRANT, SPACE, END, BLOB, KNOWN = "restore-grant", "restore-space", "restore-end", "restore-blob", "restore-known"
 
 SESSION = "odkops-restore-"
 NEW, PREVIOUS, FAILED = "odkops_new_", "odkops_previous_", "odkops_failed_"
@@ -104,6 +104,11 @@ SQL
 ) || exit 1
 printf 'administrator=%s\\0' "$found"
 printf 'administered_in=%s\\0' "$odkops_database"
+"""
+
+# The migrations that the Central which runs can make. An image that was built since is not what the next start uses.
+_KNOWN = """\
+if [ -d lib/model/migrations ]; then ls lib/model/migrations; fi
 """
 
 # Bytes that are free where the database lies.
@@ -367,5 +372,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *both(MISSED, _MISSED, NAME, NAME, r"-infinity|[0-9T:.-]{19,26}"),
     *both(BLOB, _BLOB, NAME),
     *both(END, _ADMINISTER + _END),
+    Operation(KNOWN, "service", _KNOWN, (), RESTORE),
     Operation(SPACE, "postgres14", _SPACE, (), RESTORE, run=True),
 )

@@ -16,7 +16,7 @@ from ansible_collections.odkops.central.plugins.module_utils import _restore_ope
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._identity import Identity, read_identity
-from ansible_collections.odkops.central.plugins.module_utils._pg_dump_place import Place, find_place
+from ansible_collections.odkops.central.plugins.module_utils._pg_dump_place import Place, find_place, stopped
 from ansible_collections.odkops.central.plugins.module_utils._postgres_settings import POSTGRES14
 from ansible_collections.odkops.central.plugins.module_utils._restore_archive import Fed, RestoreArchive
 
@@ -153,17 +153,26 @@ class Target:
         fields = dict(part.partition("=")[::2] for part in text.split("\0")[:-1])
         # Known now, it need not be looked for again.
         self.lines = replace(self._administration, database=fields["administered_in"]).lines()
-        known = fields.get("target_migrations")
         return Survey(
             place=self.place,
             identity=read_identity(self.channel, self.place.settings),
             database=json.loads(fields["database"]),
             administrator=json.loads(fields["administrator"]),
             migrations=tuple(json.loads(fields.get("migrations") or "null") or ()),
-            known=None if known is None else tuple(known.split()),
+            known=self._known(fields.get("target_migrations", "")),
             pg_restore=_version(fields.get("pg_restore", "")),
             psql=_version(fields.get("psql", "")),
         )
+
+    def _known(self, in_image: str) -> tuple[str, ...] | None:
+        """The migrations that the service will make when it is started: those of its container, or of the image if it is down."""
+        try:
+            found = self.channel.run(operations.KNOWN, timeout=_SHORT).decode("utf-8", "replace")
+        except CentralError as error:
+            if not stopped(error):
+                raise
+            found = ""
+        return tuple((found or in_image).split()) or None
 
     def free(self) -> int | None:
         """Bytes that are free where PostgreSQL keeps its databases; None where that is not on the Central's host."""

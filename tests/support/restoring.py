@@ -209,14 +209,21 @@ def _make_set(demo: Demo, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def make_site(name: str, folder: Path, prepare: Callable[[Demo], None] | None = None) -> Iterator[Site]:
+def make_site(
+    name: str, folder: Path, prepare: Callable[[Demo], None] | None = None, version: str | None = None
+) -> Iterator[Site]:
     """Bring a Central up that is this test's alone, and make a set of it. It is removed afterwards.
 
     :param prepare: what is done to it before the set is made
+    :param version: of Central; None for the newest
     """
     with sole_user(name):
         central("clean", "--name", name)
         try:
+            if version is not None:
+                central("engine")
+                central("images")
+                central("up", "--name", name, "--central-version", version)
             demo = ensure_demo(name)
             if prepare is not None:
                 prepare(demo)
