@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -36,6 +37,8 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_text import 
     time_of,
 )
 
+#: The remedies of diagnoses are written in Markdown.
+_CODE = re.compile("`([^`]+)`")
 _COLOURS = {"passed": "#17734a", "failed": "#b3261e", "error": "#b3261e", "skipped": "#6c7a8c"}
 _ICONS = {
     "passed": "M9 16.5l5 5 9.5-11",
@@ -95,7 +98,10 @@ def _cause(record: dict[str, Any]) -> str:
     error = record["error"]
     if error:
         known = DIAGNOSES.get(error["diagnosis"] or "")
-        remedy = f'<p><span class="soft">What to do:</span> {escape(known.remedy)}</p>' if known else ""
+        remedy = ""
+        if known:
+            what = _CODE.sub(r"<code>\1</code>", escape(known.remedy))
+            remedy = f'<p><span class="soft">What to do:</span> {what}</p>'
         code = f" <code>{escape(error['diagnosis'])}</code>" if error["diagnosis"] else ""
         return f'<p class="cause" dir="auto">{escape(shortened(error["message"], 800))}{code}</p>{remedy}'
     failed = [check for check in record["checks"] if check["result"] == "failed"]

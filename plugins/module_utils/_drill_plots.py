@@ -108,7 +108,7 @@ def timeline(record: dict[str, Any]) -> str:
         body.append(f'<line x1="{place}" x2="{place}" y1="20" y2="{bottom}" class="grid"/>')
     for index, phase in enumerate(phases):
         y = top + row * index
-        after = rto is None or phase["start"] >= rto - 1e-6
+        after = rto is not None and phase["start"] >= rto - 1e-6
         start, width = 100 * phase["start"] / total, 100 * phase["seconds"] / total
         took = duration(phase["seconds"])
         body.append(

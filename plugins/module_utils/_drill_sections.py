@@ -274,11 +274,11 @@ def _worth(key: str, value: Any) -> str:
 
 
 def figures(record: dict[str, Any]) -> str:
-    """Return the section of what was restored, in figures."""
+    """Return the section of what the set holds or what came of it, in figures."""
     known = [
         (_label(key) if key != "bytes" else "Size", _worth(key, value)) for key, value in record["figures"].items()
     ]
-    return _pairs("What was restored", known)
+    return _pairs("In figures", known)
 
 
 def environment(record: dict[str, Any]) -> str:

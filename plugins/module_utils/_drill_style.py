@@ -102,7 +102,7 @@ section > h2 + p.soft { margin-top: 0.15rem; }
 .group { margin-top: 1.1rem; font-size: 0.875rem; font-weight: 600; color: var(--soft); }
 .group.failed { color: var(--red); }
 .checks { list-style: none; margin-top: 0.35rem; }
-.check { display: grid; grid-template-columns: 1.25rem minmax(0, 1fr) minmax(0, 19rem) 4.5rem;
+.check { display: grid; grid-template-columns: 1.25rem minmax(0, 1.35fr) minmax(0, 1fr) 4.5rem;
   gap: 0.2rem 0.85rem; padding: 0.65rem 0; border-top: 1px solid var(--faint); }
 .check .sign { width: 1.25rem; height: 1.25rem; margin-top: 0.1rem; }
 .check p { font-size: 0.9375rem; color: var(--soft); }
@@ -166,7 +166,7 @@ tr.current th:first-child {
 .what { min-width: 9rem; overflow-wrap: anywhere; }
 footer { margin-top: 1.5rem; font-size: 0.8125rem; color: var(--soft); }
 
-@media (max-width: 44rem) {
+@media screen and (max-width: 50rem) {
   body { padding: 1.25rem 0.85rem 2rem; }
   h1 { font-size: 1.375rem; }
   section, .verdict { padding: 1.1rem 1rem; }

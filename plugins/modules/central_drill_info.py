@@ -30,7 +30,8 @@ options:
     type: str
   last:
     description:
-      - How many drills of each Central are listed, and looked at, the newest ones. V(0) is all of them.
+      - How many drills of each Central are listed, the newest ones. V(0) is all of them.
+      - For what RV(centrals) says, the newest 400 are looked at in any case.
     type: int
     default: 100
 author:
@@ -201,6 +202,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.odkops.central.plugins.module_utils._drill_history import (
+    LOOK_BACK,
     centrals_of,
     drill_ids,
     drills_path,
@@ -234,10 +236,12 @@ def find(params: dict[str, Any]) -> dict[str, Any]:
     standings: list[dict[str, Any]] = []
     warnings: list[str] = []
     for central in centrals:
-        records, unread = read_history(repository, central, most=params["last"] or sys.maxsize)
+        last = params["last"] or sys.maxsize
+        # The newest ones may all have been skipped.
+        records, unread = read_history(repository, central, most=max(last, LOOK_BACK))
         warnings += unread
         folder = drills_path(repository, central)
-        drills += [{**summary(one), "path": os.path.join(folder, f"{one['drill_id']}.json")} for one in records]
+        drills += [{**summary(one), "path": os.path.join(folder, f"{one['drill_id']}.json")} for one in records[:last]]
         sets = repository.sets(central)
         standings.append(
             {

@@ -13,11 +13,15 @@ import struct
 import subprocess
 import tempfile
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 BROWSER = "chromium"
+
+Colour = tuple[int, int, int]
 
 
 @dataclass
@@ -75,8 +79,8 @@ def requested(log: str) -> list[str]:
     return sorted(address for address in found if address and not own.match(address))
 
 
-def pixels(png: bytes) -> tuple[int, int, dict[tuple[int, int, int], int]]:
-    """Width, height, and how often each colour occurs in a picture of 8 bits a channel without interlacing."""
+def rows(png: bytes) -> tuple[int, int, Iterator[list[Colour]]]:
+    """Width, height, and the rows of a picture of 8 bits a channel without interlacing."""
     header = png.index(b"IHDR") + 4
     width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", png[header : header + 13])
     assert (depth, interlaced) == (8, 0) and kind in (2, 6), "Chromium writes other pictures than it did"
@@ -87,18 +91,59 @@ def pixels(png: bytes) -> tuple[int, int, dict[tuple[int, int, int], int]]:
         if png[position + 4 : position + 8] == b"IDAT":
             data += png[position + 8 : position + 8 + length]
         position += 12 + length
-    raw, stride = zlib.decompress(data), width * size
+    return width, height, _rows(zlib.decompress(data), width * size, size)
+
+
+def _rows(raw: bytes, stride: int, size: int) -> Iterator[list[Colour]]:
     before = bytearray(stride)
-    counts: dict[tuple[int, int, int], int] = {}
-    for row in range(height):
-        begin = row * (stride + 1)
+    for begin in range(0, len(raw), stride + 1):
         line = bytearray(raw[begin + 1 : begin + 1 + stride])
         _unfilter(raw[begin], line, before, size)
-        for place in range(0, stride, size):
-            colour = (line[place], line[place + 1], line[place + 2])
-            counts[colour] = counts.get(colour, 0) + 1
+        yield list(zip(line[0::size], line[1::size], line[2::size]))
         before = line
+
+
+def pixels(png: bytes) -> tuple[int, int, Counter[Colour]]:
+    """Width, height, and how often each colour occurs."""
+    width, height, lines = rows(png)
+    counts: Counter[Colour] = Counter()
+    for line in lines:
+        counts.update(line)
     return width, height, counts
+
+
+def with_palette(png: bytes) -> bytes:
+    """The same picture with 256 colours, and so a third of its size: the frequent ones, and those that no other comes near."""
+    width, height, lines = rows(png)
+    drawn = list(lines)
+    counts: Counter[Colour] = Counter()
+    for line in drawn:
+        counts.update(line)
+
+    def distance(one: Colour, other: Colour) -> int:
+        return sum((left - right) ** 2 for left, right in zip(one, other))
+
+    palette = [colour for colour, _count in counts.most_common(128)]
+    nearest = {
+        colour: min((distance(colour, known), place) for place, known in enumerate(palette)) for colour in counts
+    }
+    while len(palette) < 256:
+        palette.append(max(nearest, key=lambda colour: nearest[colour]))
+        for colour, known in nearest.items():
+            nearest[colour] = min(known, (distance(colour, palette[-1]), len(palette) - 1))
+    index = {colour: place for colour, (_distance, place) in nearest.items()}
+    data = b"".join(b"\0" + bytes(index[colour] for colour in line) for line in drawn)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    return (
+        png[:8]
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        + chunk(b"PLTE", bytes(value for colour in palette for value in colour))
+        + chunk(b"IDAT", zlib.compress(data, 9))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _unfilter(kind: int, line: bytearray, above: bytearray, size: int) -> None:

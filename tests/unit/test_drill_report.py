@@ -213,6 +213,9 @@ def test_who_has_waited_longest_comes_first(root: Path) -> None:
     assert by_name["skipped"]["count"] == 2
     assert by_name["broken"]["last_result"] == "error"
     assert by_name["broken"]["last_passed"] == "2026-11-03T03:30:12.000Z"
+    skipped = info(root, central="skipped", last=1)
+    assert [drill["result"] for drill in skipped["drills"]] == ["skipped"]
+    assert skipped["centrals"][0]["last_drilled"] == "2026-11-16T03:30:12.000Z"
     one = info(root, central="broken", last=1)
     assert [drill["result"] for drill in one["drills"]] == ["error"]
     assert one["drills"][0]["diagnosis"] == "disk_full"
