@@ -69,17 +69,18 @@ def login(demo: Demo) -> str:
     return str(json.loads(text)["token"])
 
 
+def _send(demo: Demo, path: str, form: str, version: str, instance: str, headers: dict[str, str]) -> int:
+    xml = f'<data id="{form}" version="{version}"><meta><instanceID>{instance}</instanceID></meta></data>'
+    headers = {**headers, "Content-Type": "application/xml"}
+    return _open(demo, urllib.request.Request(demo.url + path, data=xml.encode(), headers=headers))[0]
+
+
 def sender(demo: Demo, project: str, form: str, version: str) -> Callable[[str], int]:
     """What sends submissions to a form with the administrator's password; it gives the status that came back."""
     account = f"{demo['admin']['email']}:{demo['admin']['password']}".encode()
-    headers = {"Authorization": f"Basic {base64.b64encode(account).decode()}", "Content-Type": "application/xml"}
-    url = f"{demo.url}/v1/projects/{project}/forms/{form}/submissions"
-
-    def post(instance: str) -> int:
-        xml = f'<data id="{form}" version="{version}"><meta><instanceID>{instance}</instanceID></meta></data>'
-        return _open(demo, urllib.request.Request(url, data=xml.encode(), headers=headers))[0]
-
-    return post
+    headers = {"Authorization": f"Basic {base64.b64encode(account).decode()}"}
+    path = f"/v1/projects/{project}/forms/{form}/submissions"
+    return lambda instance: _send(demo, path, form, version, instance, headers)
 
 
 @dataclass
@@ -141,6 +142,18 @@ class Site:
             'WHERE f."deletedAt" IS NULL ORDER BY f.id LIMIT 1'
         )
         return sender(self.demo, *psql(self.demo, sql).split("\t"))
+
+    def sends_as(self, kind: str) -> Callable[[str], int]:
+        """What sends submissions as a device does that knows nothing but a token of a ``field_key`` or ``public_link``."""
+        sql = (
+            'SELECT s.token, f."projectId", f."xmlFormId", d.version FROM sessions s JOIN actors a ON a.id = s."actorId" '
+            'JOIN assignments g ON g."actorId" = a.id JOIN forms f ON f."acteeId" = g."acteeId" '
+            f"JOIN form_defs d ON d.id = f.\"currentDefId\" WHERE a.type = '{kind}' ORDER BY s.token LIMIT 1"
+        )
+        token, project, form, version = psql(self.demo, sql).split("\t")
+        path = f"/projects/{project}/forms/{form}/submissions"
+        path = f"/v1/key/{token}{path}" if kind == "field_key" else f"/v1{path}?st={token}"
+        return lambda instance: _send(self.demo, path, form, version, instance, {})
 
     def break_lease(self) -> None:
         """What a killed run holds is in nobody's way for long; tests do not wait for it."""
