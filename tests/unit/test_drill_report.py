@@ -92,6 +92,11 @@ def test_check_mode_says_what_would_be_and_writes_nothing(root: Path) -> None:
     for name in ("paths", "summary", "history"):
         assert written[name] == checked[name]
     assert report(root, make_record(), check=True)["changed"] is False
+    content = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    assert report(root, make_record(kept="odkdrill-x"), check=True)["changed"]
+    later = make_record(when=BEGAN + timedelta(days=1))
+    assert report(root, later, check=True)["history"]["count"] == 2
+    assert {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()} == content
     wrong = report(root, {**make_record(), "result": "failed"}, check=True)
     assert wrong.diagnosis == "bad_option"
 
