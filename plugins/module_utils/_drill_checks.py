@@ -206,9 +206,9 @@ class Checks(DataChecks):
         # A form wants a log-in, which Enketo passes on; a draft has its token in its address.
         cookie = {} if draft else {"Cookie": f"session={self._token}; __Host-session={self._token}"}
         return [
-            _form(enketo_id, f"form {form!r} of project {project}", headers=cookie)
-            for project, form, enketo_id, _once, _token in links
-            if (project, form, draft) not in self._broken and enketo_id and (draft or self._token)
+            _form(enketo_id, f"{'the draft of ' if draft else ''}form {form!r} of project {project}", headers=cookie)
+            for project, form, enketo_id, _once, _token, opens in links
+            if opens and (project, form, draft) not in self._broken and enketo_id and (draft or self._token)
         ]
 
     def _singles(self) -> list[dict[str, Any]]:
@@ -220,7 +220,7 @@ class Checks(DataChecks):
                 "path": f"/-/single/{quote(once, safe='')}",
                 "what": f"form {form!r} of project {project}",
             }
-            for project, form, _enketo_id, once, _token in self._facts["links"]
+            for project, form, _enketo_id, once, _token, _open in self._facts["links"]
             if once
         ]
 

@@ -178,7 +178,7 @@ class DataChecks:
     def _all_links(self) -> list[LinkFact]:
         return [
             LinkFact(enketo_id, once_id, project, form, token, of_definition=token is not None)
-            for project, form, enketo_id, once_id, token in [*self._facts["links"], *self._facts["drafts"]]
+            for project, form, enketo_id, once_id, token, _open in [*self._facts["links"], *self._facts["drafts"]]
         ]
 
     def _secrets(self) -> tuple[Any, Any, str]:

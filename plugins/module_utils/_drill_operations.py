@@ -12,7 +12,8 @@ from ansible_collections.odkops.central.plugins.module_utils._operation import R
 
 FACTS, MIGRATIONS, ACCOUNT, ASK, REACH = "drill-facts", "drill-migrations", "drill-account", "drill-ask", "drill-reach"
 
-# One JSON object. Columns that older Centrals do not have are asked for through to_jsonb().
+# One JSON object. Of a form that is closing or closed, Central gives Enketo nothing.
+# Columns that older Centrals do not have are asked for through to_jsonb().
 # $1 is the seed of the sample, $2 how many attachments are in it at most.
 _FACTS = """\
 exec psql --no-psqlrc --no-align --tuples-only --quiet --no-password --set ON_ERROR_STOP=1 \\
@@ -39,14 +40,15 @@ SELECT json_build_object(
   'forms', (SELECT coalesce(json_agg(json_build_array(f.project, f."xmlFormId", f."currentDefId" IS NOT NULL,
     (SELECT count(*) FROM sent s WHERE s."formId" = f.id))), '[]') FROM alive f),
   'links', (SELECT coalesce(json_agg(json_build_array(f.project, f."xmlFormId", to_jsonb(f) ->> 'enketoId',
-    to_jsonb(f) ->> 'enketoOnceId', NULL)), '[]') FROM alive f WHERE to_jsonb(f) ->> 'enketoId' IS NOT NULL),
+    to_jsonb(f) ->> 'enketoOnceId', NULL, f.state = 'open')), '[]') FROM alive f WHERE to_jsonb(f) ->> 'enketoId' IS NOT NULL),
   'drafts', (SELECT coalesce(json_agg(json_build_array(f.project, f."xmlFormId", to_jsonb(d) ->> 'enketoId', NULL,
-    to_jsonb(d) ->> 'draftToken')), '[]') FROM alive f JOIN public.form_defs d ON d.id = f."draftDefId"
+    to_jsonb(d) ->> 'draftToken', true)), '[]') FROM alive f JOIN public.form_defs d ON d.id = f."draftDefId"
     WHERE to_jsonb(d) ->> 'enketoId' IS NOT NULL AND to_jsonb(d) ->> 'draftToken' IS NOT NULL),
   'public_links', (SELECT coalesce(json_agg(json_build_array(f.project, f."xmlFormId",
       CASE WHEN coalesce(to_jsonb(l) ->> 'once', 'false') = 'true' THEN to_jsonb(f) ->> 'enketoOnceId'
         ELSE to_jsonb(f) ->> 'enketoId' END, coalesce(to_jsonb(l) ->> 'once', 'false') = 'true', s.token)), '[]')
-    FROM public.public_links l JOIN alive f ON f.id = l."formId" JOIN public.sessions s ON s."actorId" = l."actorId"),
+    FROM public.public_links l JOIN alive f ON f.id = l."formId" AND f.state = 'open'
+    JOIN public.sessions s ON s."actorId" = l."actorId"),
   'attachments', (SELECT count(*) FROM public.submission_attachments WHERE "blobId" IS NOT NULL),
   'sample', (SELECT coalesce(json_agg(row_to_json(x)), '[]') FROM sample x),
   'bytes', pg_database_size(current_database()),
@@ -59,7 +61,7 @@ SQL
 
 # The migrations that the Central there can make, one a line.
 _MIGRATIONS = """\
-if [ -d lib/model/migrations ]; then ls lib/model/migrations; fi
+if [ -d lib/model/migrations ]; then ls lib/model/migrations | grep "\\.js$"; fi
 """
 
 # $1 is the account's address; its password is the first line on stdin.

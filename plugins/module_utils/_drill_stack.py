@@ -224,13 +224,17 @@ def _make_directory(root: str, directory: str) -> None:
         raise writing_error(error, directory) from error
 
 
+# It is looked for by way of the directory of the data, which has to be there.
+_NOTHING_TO_UPGRADE = """\
+data=${PGDATA:-/var/lib/odk/postgresql/14/data}
+mkdir -p "$data" && touch "$data/../.postgres14-upgrade-successful"
+"""
+
+
 def _say_that_there_is_nothing_to_upgrade(docker: Docker, project: Project) -> None:
     """postgres14 waits for a file of the service `postgres`, which upgrades from PostgreSQL 9.6, and is not in a drill."""
-    docker.compose(
-        project,
-        *("run", "--rm", "-T", "--no-deps", "--entrypoint", "touch", "postgres14"),
-        "/var/lib/odk/postgresql/14/.postgres14-upgrade-successful",
-    )
+    once = ("run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", "postgres14", "-c", _NOTHING_TO_UPGRADE)
+    docker.compose(project, *once)
 
 
 def _wait_for_database(channel: Channel) -> None:

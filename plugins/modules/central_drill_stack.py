@@ -19,7 +19,7 @@ description:
   - Before anything is made, and again once the containers exist, that is compared with the Central of the checkout, as it is
     configured and as it runs there. On any overlap nothing is left, with the diagnosis V(drill_not_isolated).
   - The Central of the checkout need not run, and is not touched if it does.
-  - A lease on the drill's directory is kept by each module that is given O(odkops.central.central_restore#module:lease). If it expires, a
+  - A lease on the drill's directory is kept by each module that is given RV(lease). If it expires, a
     process that stays on the host removes the drill. So nothing is left when the controller dies.
   - What earlier drills have left on the host, after a reboot, is removed first.
 extends_documentation_fragment:
