@@ -86,7 +86,9 @@ def verdict(record: dict[str, Any]) -> str:
     if record["result"] == "failed":
         which = "the check" if made == 1 else f"{counts['failed']:,} of {made:,} checks"
         but = "and" if record["rto"] is None else "but"
-        return f"Do not rely on {_the_set(record)}: {_answered(record)}, {but} {which} failed."
+        # Whether that was all its data is what the checks deny.
+        answered = _answered(record).replace(" with all its data", "")
+        return f"Do not rely on {_the_set(record)}: {answered}, {but} {which} failed."
     if record["result"] == "error":
         what = _the_set(record) if record["set"]["set_id"] else "any set"
         return f"The drill broke off after {duration(record['elapsed'])}: it proves nothing of {what}."

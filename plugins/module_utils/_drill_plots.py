@@ -19,7 +19,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_text import 
 _SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 #: A phone has room for so many characters beside a duration.
-LABEL_LENGTH = 34
+LABEL_LENGTH = 40
 #: Of a drill with hundreds of phases the picture shows the first ones; the table has them all.
 MOST_PHASES = 40
 
