@@ -43,7 +43,8 @@ $odkops$;
 """
 
 # What Central's user owns, but what belongs to an extension: those are the administrator's, and so is what others own.
-# Sequences of columns go with their tables. A schema in which something is left stays.
+# Sequences of columns go with their tables. A schema in which something is left stays. All are named before the first one goes:
+# what a CASCADE has taken along has no name any more.
 _DROP = """\
 BEGIN;
 SET LOCAL client_min_messages = warning;
@@ -52,7 +53,7 @@ DO $odkops$
 DECLARE
   statement text;
 BEGIN
-  FOR statement IN
+  FOREACH statement IN ARRAY ARRAY(
     SELECT format('DROP %s IF EXISTS %I.%I CASCADE', CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
         WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, n.nspname, c.relname)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -72,6 +73,7 @@ BEGIN
         SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')))
       AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND pg_has_role(current_user, t.typowner, 'USAGE')
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.classid = 'pg_type'::regclass AND d.deptype = 'e')
+  )
   LOOP
     EXECUTE statement;
   END LOOP;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from support.custom_server import MAINTENANCE, MAINTENANCE_PASSWORD, PASSWORD, ROLE, make_custom, owners
+from support.demo import central
 from support.modules import Result
 from support.restore_faults import FAULTS, Client, RunningRestore, kill_in_containers
 from support.restoring import PASSPHRASE, Site, answers, get, login, make_site
@@ -177,12 +179,26 @@ def waits(site: Site) -> None:
 # --- in place -------------------------------------------------------------------------------------------------------
 
 
+#: things that go when others go, more than PostgreSQL looks for at a time
+_MANY = f"""
+SET ROLE {ROLE};
+DO $$ BEGIN FOR i IN 1..70 LOOP
+  EXECUTE format('CREATE TABLE many_%1$s (x integer)', i);
+  EXECUTE format('CREATE FUNCTION of_many_%1$s(one many_%1$s) RETURNS integer LANGUAGE sql AS $f$ SELECT 1 $f$', i);
+END LOOP; END $$
+"""
+_NO_MORE = "DO $$ BEGIN FOR i IN 1..70 LOOP EXECUTE format('DROP TABLE many_%s CASCADE', i); END LOOP; END $$"
+_HOW_MANY = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'of_many_%'"
+
+
 def test_in_place(site: Own, watch: Watch) -> None:
+    psql(site.demo, _MANY)
     token = login(site.demo)
     result = succeeded(site.restore(path=str(site.set), strategy="in_place", **site.direct, **logged_in(site)))
     site.is_as_in_the_set(snapshot(site.demo))
     assert (result["previous"], result["only_previous"], result["grants_failed"]) == (None, None, [])
     assert answers(site.demo, "/v1/users/current", token) == 401
+    assert psql(site.demo, _HOW_MANY) == "0"
     # The way back, which is a backup like any other.
     again = succeeded(
         site.restore(path=result["safety"], strategy="in_place", end_sessions=False, enketo="none", **site.direct)
@@ -190,6 +206,8 @@ def test_in_place(site: Own, watch: Watch) -> None:
     assert again["sessions_ended"] == 0
     assert answers(site.demo, "/v1/users/current", token) == 200
     assert psql(site.demo, LATE) != "0"
+    assert psql(site.demo, _HOW_MANY) == "70"
+    psql(site.demo, _NO_MORE)
     site.later()
 
 
@@ -245,6 +263,21 @@ def test_in_place_killed(site: Own, stage: str) -> None:
     recovered = site.run(action="rollback", passphrase=PASSPHRASE)["recovered"]
     assert (recovered["outcome"], recovered["stage"]) == ("rolled_back", stage)
     assert ("put_back_from" in recovered) == (stage == "starting")
+    site.is_as_it_was()
+
+
+def test_in_place_disk_full(site: Own, tmp_path: Path) -> None:
+    """There is no room for the backup that is the way back: Central is stopped already, and comes up again."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        options = {"skip_safety_backup": False, "safety_backup": str(tmp_path)}
+        result = site.restore(path=str(site.set), strategy="in_place", **options)
+        assert (result.diagnosis, result["rolled_back"]) == (FAULTS["in place, disk full"].diagnosis, True), (
+            result.result
+        )
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
     site.is_as_it_was()
 
 
@@ -327,3 +360,50 @@ def test_restore_js(site: Own, watch: Watch) -> None:
     site.is_as_in_the_set(snapshot(site.demo))
     assert (result["previous"], result["grants_failed"]) == (None, [])
     assert answers(site.demo, "/v1/users/current", token) == 401
+
+
+# --- the server's disk ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(site: Own) -> Iterator[None]:
+    """The database is on a disk of its own, with hardly more room than it takes."""
+    demo = site.demo
+    mountpoint = demo.docker(
+        "volume", "inspect", "-f", "{{.Mountpoint}}", f"{demo['compose_project']}_postgres14"
+    ).strip()
+    place = Path(mountpoint, "small")
+    place.mkdir()
+    size = int(psql(demo, "SELECT pg_database_size('odk')")) + 4_000_000
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(place)], check=True)
+
+    def move(tablespace: str, before: str = "", after: str = "") -> None:
+        demo.compose("stop", "nginx", "service")
+        # A container sees what is mounted before it starts.
+        demo.compose("restart", "postgres14")
+        demo.execute("postgres14", "sh", "-c", "until psql -U odk -c '' postgres >/dev/null 2>&1; do sleep 0.2; done")
+        psql(demo, f"{before} ALTER DATABASE odk SET TABLESPACE {tablespace}; {after}", "postgres")
+        demo.compose("start", "service", "nginx")
+        central("up", "--name", demo.name)
+
+    there = "/var/lib/odk/postgresql/14/small"
+    try:
+        demo.compose("restart", "postgres14")
+        demo.execute("postgres14", "sh", "-c", f"chown postgres {there}")
+        move("small", f"CREATE TABLESPACE small LOCATION '{there}'; GRANT CREATE ON TABLESPACE small TO {MAINTENANCE};")
+        yield
+        move("pg_default", after="DROP TABLESPACE small;")
+    finally:
+        demo.compose("stop", "postgres14")
+        subprocess.run(["umount", str(place)], check=True)
+        place.rmdir()
+
+
+@pytest.mark.usefixtures("small")
+def test_disk_full(site: Own) -> None:
+    """Of the database server. Nothing could be seen of it before. Runs last: the server is restarted for it."""
+    site.now = snapshot(site.demo)
+    who = {"maintenance_user": MAINTENANCE, "maintenance_password": MAINTENANCE_PASSWORD}
+    result = site.restore(path=str(site.set), **who)
+    assert (result.diagnosis, result["rolled_back"]) == (FAULTS["disk full"].diagnosis, True), result["msg"]
+    site.is_as_it_was()
