@@ -4,8 +4,8 @@
 
 """``central_restore`` against what a person does by hand: openssl, pg_restore and psql into an empty database.
 
-The module's time counts from the end of its verification to the restored Central's answer: counts, statistics, swap
-and the start of the services are in it. By hand nothing of that is done.
+The module's time counts from the end of its verification: preflight, counts, statistics and swap are in it, of which nothing is
+done by hand. What Central takes to start is printed apart: it is Central's own, and by hand it would come on top as well.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from support.modules import run_module
 GOAL = 0.8  # of the time by hand
 _BY_HAND = "odkbench_by_hand"
 
+# Phases in which Central's services start, and are asked.
+_STARTING = ("start", "health", "open")
+
 
 def bench_restore(demo: Demo, work: Path, passphrase_file: Path, options: Namespace) -> None:
     """Measure in turn, and print."""
@@ -39,7 +42,7 @@ def bench_restore(demo: Demo, work: Path, passphrase_file: Path, options: Namesp
         raise RuntimeError(f"no backup could be made: {made.result.get('msg')}")
     size = int(demo.psql("select pg_database_size(current_database())"))
     print(f"\nrestore: a database of {size / 1e6:,.0f} MB, a file of {path.stat().st_size / 1e6:,.0f} MB")
-    by_hand, ours, downtimes = [], [], []
+    by_hand, ours, wholes, downtimes = [], [], [], []
     for number in range(1, options.rounds + 1):
         by_hand.append(_by_hand(demo, path, passphrase_file))
         print(f"  round {number}  openssl | pg_restore | psql, by hand   {by_hand[-1]:7.2f} s", flush=True)
@@ -58,21 +61,23 @@ def bench_restore(demo: Demo, work: Path, passphrase_file: Path, options: Namesp
         if result.failed:
             raise RuntimeError(f"central_restore failed: {result.result.get('msg')}")
         verified = result["phases"]["verify"]
-        ours.append(result["elapsed"] - verified)
+        wholes.append(result["elapsed"] - verified)
+        ours.append(wholes[-1] - sum(result["phases"].get(name, 0) for name in _STARTING))
         downtimes.append(result["downtime"])
         phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["phases"].items())
         print(f"  round {number}  central_restore                        {ours[-1]:7.2f} s", flush=True)
-        print(
-            f"           of which Central did not answer {downtimes[-1]:.2f} s; verification before it {verified:.2f} s"
-        )
+        print(f"           {wholes[-1]:.2f} s until Central has started and answers;", end=" ")
+        print(f"it did not answer for {downtimes[-1]:.2f} s; verification before it {verified:.2f} s")
         print(f"           {phases}")
     print(
         f"medians: by hand {statistics.median(by_hand):.2f} s, central_restore {statistics.median(ours):.2f} s, ",
         end="",
     )
-    print(f"Central did not answer for {statistics.median(downtimes):.2f} s")
+    print(
+        f"{statistics.median(wholes):.2f} s until Central answers, which was away for {statistics.median(downtimes):.2f} s"
+    )
     ratio = statistics.median(a / b for a, b in zip(ours, by_hand))
-    goal("central_restore / by hand, wall, without verification", ratio, GOAL, "at most")
+    goal("central_restore / by hand, wall, without verification and Central's start", ratio, GOAL, "at most")
 
 
 def _by_hand(demo: Demo, path: Path, passphrase_file: Path) -> float:
