@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,11 @@ def test_a_full_set_and_its_parts() -> None:
     number = int(demo.psql("SELECT count(*) FROM blobs WHERE s3_status = 'uploaded'"))
     assert f" and {number} objects, " in said
     assert number > 0
+    # It ends with a drill, whose report is where it says.
+    found = re.search(r"the report of the drill, a page for a browser: (/\S+\.html)$", done.stderr, re.MULTILINE)
+    assert found
+    record = json.loads(Path(found[1]).with_suffix(".json").read_text("utf-8"))
+    assert (record["result"], record["set"]["set_id"]) == ("passed", made.name)
     # The commands that it prints are for a person to copy: they work as they stand.
     blocks = re.findall(r"^  ((?:openssl|RCLONE_CONFIG=).*(?:\n    .*)*)", said, re.MULTILINE)
     assert len(blocks) == 5
