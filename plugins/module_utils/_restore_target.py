@@ -25,6 +25,8 @@ _SHORT = 180
 _LONG = 24 * 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+# As PostgreSQL says of a write that fails, and of one that is cut short.
+_FULL = re.compile(r"No space left|could not (?:extend|write)[^:]*: wrote only")
 _MAJOR = re.compile(r"\(PostgreSQL\) ([0-9]+)(?:\.([0-9]+))?")
 
 #: a pg_restore of this major version or a later one sets what servers before it do not know
@@ -288,7 +290,7 @@ def loading_error(error: CentralError) -> CentralError:
     """What an error of pg_restore or psql is for whoever restores: ``restore_failed``, ``central_disk_full``, or itself."""
     if error.diagnosis != "operation_failed":
         return error
-    code = "central_disk_full" if "No space left" in error.message else "restore_failed"
+    code = "central_disk_full" if _FULL.search(error.message) else "restore_failed"
     return CentralError(code, f"The backup could not be loaded into the database. {error.message}")
 
 

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +31,7 @@ from support.vault_site import (
     REPOSITORY,
     Made,
     Site,
+    controllers,
     failure,
     install_gate,
     processes_of_gate,
@@ -158,17 +158,3 @@ def test_a_vault_that_is_killed_leaves_nothing(site: Site, made: Made, whole: bo
         assert left == []
         assert "No backup set of central was made." in failure(outcomes[0])
         assert run_module("central_lease", place)["lease"] is None
-
-
-def controllers(mark: str) -> list[int]:
-    """The processes of ansible-playbook that have a mark in their environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (
-                mark.encode() in (path / "environ").read_bytes()
-                and b"ansible-playbook" in (path / "cmdline").read_bytes()
-            ):
-                found.append(int(path.name))
-    assert found
-    return found

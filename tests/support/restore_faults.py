@@ -29,6 +29,7 @@ STAGES = ("loading", "stopping", "swapping", "enketo", "starting", "opening")
 BY_ITSELF = "The run puts everything back by itself."
 NEXT_RUN = "The next run puts everything back."
 FROM_BACKUP = "The run puts everything back by itself, from the backup that it has made just before."
+GOES_ON = "Nobody has to: the restore goes on to its end."
 NOTHING = "Nothing was begun."
 
 
@@ -50,6 +51,7 @@ FAULTS: dict[str, Fault] = {
     "changed": Fault("A byte of a part of the set was changed.", "tampered", NOTHING),
     "newer": Fault("The backup is of a newer Central.", "newer_central", NOTHING),
     "two": Fault("Another run is at work on the Central.", "lease_held", NOTHING),
+    "s3 down": Fault("S3 does not answer, and the backup names objects there.", "s3_failed", NOTHING),
     "pg_restore killed": Fault("`pg_restore` is killed.", "restore_failed", BY_ITSELF),
     "database stops": Fault(
         "The container of PostgreSQL ends while the backup is loaded.", "restore_failed", BY_ITSELF
@@ -61,12 +63,22 @@ FAULTS: dict[str, Fault] = {
     "killed": Fault(
         "The module is killed by SIGKILL, at each stage; so is what it has started on the host.", "", NEXT_RUN
     ),
+    "disk full": Fault("The disk of the database server is full.", "central_disk_full", BY_ITSELF),
+    "in place, disk full": Fault(
+        "`in_place`: there is no room for the backup that is the way back.", "disk_full", BY_ITSELF
+    ),
     "in place, killed": Fault("`in_place`: `pg_restore` is killed in the transaction.", "restore_failed", BY_ITSELF),
     "in place, committed": Fault(
         "`in_place`: `service` does not come up with the restored database.", "not_healthy", FROM_BACKUP
     ),
     "restore.js": Fault(
         "`restore_js`: it fails, and commits that everything is dropped.", "restore_failed", FROM_BACKUP
+    ),
+    "connection cut": Fault(
+        "From a vault: the SSH connection to the Central's host is cut.", "connection_failed", BY_ITSELF
+    ),
+    "controller killed": Fault(
+        "The controller is killed, or its connection to the host that does the work is cut.", "", GOES_ON
     ),
     "reboot": Fault("The host is started anew in the middle.", "", NEXT_RUN),
 }

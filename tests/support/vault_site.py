@@ -9,6 +9,7 @@ Ansible could not connect to the Central's host if it tried. Fixtures: vault_fix
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -98,14 +99,18 @@ def prepare_vault(folder: Path, inventory: Path) -> None:
     assert done.rc == 0, done.output
 
 
-def install_gate(folder: Path, directory: Path, public_key: str) -> PlaybookResult:
-    """Install the gate on this machine, as docs/gate.md says."""
+def install_gate(folder: Path, directory: Path, public_key: str, *purposes: str) -> PlaybookResult:
+    """Install the gate on this machine, as docs/gate.md says.
+
+    :param purposes: what the vault may do; only back up if none are given
+    """
     variables = {
         "prepare_project_directory": str(directory),
         "prepare_project": json.loads((folder / "project.json").read_text("utf-8")),
         "prepare_gate_public_key": public_key,
         "prepare_gate_user": GATE_USER,
         "prepare_gate_path": str(directory.parent / "gate"),
+        **({"prepare_gate_purposes": list(purposes)} if purposes else {}),
     }
     role = {"ansible.builtin.include_role": {"name": "odkops.central.prepare", "tasks_from": "gate"}}
     inventory = write_json(
@@ -196,6 +201,20 @@ def settled(site: Site, before: dict[str, Any], seconds: float = 15) -> dict[str
     while left_behind(before, now := traces(site)) and time.monotonic() < limit:
         time.sleep(0.5)
     return now
+
+
+def controllers(mark: str) -> list[int]:
+    """The processes of ansible-playbook that have a mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (
+                mark.encode() in (path / "environ").read_bytes()
+                and b"ansible-playbook" in (path / "cmdline").read_bytes()
+            ):
+                found.append(int(path.name))
+    assert found
+    return found
 
 
 def failure(outcome: PlaybookResult) -> str:
