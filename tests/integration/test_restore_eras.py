@@ -112,3 +112,12 @@ def test_a_legacy_zip(newer: Site, older: dict[str, str], dumped: dict[str, byte
     path.write_bytes(make(dumped, passphrase=PASSPHRASE, era=ERAS[era]))
     result = restored(newer, path, older, enketo="none")
     assert result["backup"]["format"] == "zip"
+
+
+def test_restore_js_takes_no_zip(newer: Site, dumped: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "central-backup.zip"
+    path.write_bytes(make(dumped, passphrase=PASSPHRASE))
+    options = {"strategy": "restore_js", "safety_backup": str(tmp_path / "safe"), "skip_safety_backup": False}
+    result = newer.restore(check=True, path=str(path), **options)
+    assert (result.diagnosis, result["changed"]) == ("bad_option", False), result.result
+    assert "takes no zip" in result["msg"]

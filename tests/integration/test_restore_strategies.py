@@ -225,6 +225,16 @@ def test_in_place_pg_restore_killed(site: Own) -> None:
     site.is_as_it_was()
 
 
+@pytest.mark.long
+def test_in_place_locked(site: Own) -> None:
+    """Somebody does not let go of a table. After a minute the restore gives up."""
+    with reader(site):
+        result = site.restore(path=str(site.set), strategy="in_place", **site.direct)
+    assert (result.diagnosis, result["rolled_back"]) == (FAULTS["in place, locked"].diagnosis, True), result.result
+    assert "lock timeout" in result["msg"]
+    site.is_as_it_was()
+
+
 def test_in_place_does_not_come_up(site: Own) -> None:
     """The transaction was committed: there is no other way back than the backup that was made before."""
     backup = site.backup_that_does_not_come_up()

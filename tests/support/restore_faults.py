@@ -68,6 +68,7 @@ FAULTS: dict[str, Fault] = {
         "`in_place`: there is no room for the backup that is the way back.", "disk_full", BY_ITSELF
     ),
     "in place, killed": Fault("`in_place`: `pg_restore` is killed in the transaction.", "restore_failed", BY_ITSELF),
+    "in place, locked": Fault("`in_place`: somebody keeps a table locked.", "restore_failed", BY_ITSELF),
     "in place, committed": Fault(
         "`in_place`: `service` does not come up with the restored database.", "not_healthy", FROM_BACKUP
     ),
