@@ -68,9 +68,11 @@ options:
       - V(swap) loads a second database beside the first, and exchanges their names. This is what the description above tells of.
       - V(in_place) replaces all that Central's user owns in its own database, in one transaction, while Central is stopped.
         Extensions and what belongs to others stay. It is for servers where no second database can be made. The way back, once
-        the transaction is committed, is the backup that is made before, so that O(safety_backup) is needed.
-      - V(restore_js) lets Central's own C(restore.js) do it (from v2026.2 on, no zip). On a stock server it refuses. The way
-        back is the same as with V(in_place).
+        the transaction is committed, is the backup that is made before, so that O(safety_backup) is needed. It is made when
+        Central is stopped already, so that all is in it that was ever acknowledged.
+      - V(restore_js) lets Central's own C(restore.js) do it (from v2026.2 on, no zip). It needs a superuser who is not the one
+        that the server was made with, so that a stock server and a plain role are refused. The way back is the same as with
+        V(in_place).
     type: str
     choices: [swap, in_place, restore_js]
     default: swap
@@ -250,6 +252,7 @@ recovered:
     - What was done about an earlier restore that was not finished, or V(null). C(outcome) is V(rolled_back) or V(finished).
     - C(failed_database) is there if clients had sent something to the restored database already. It was kept then.
       C(only_failed) is the number of submissions that only it has.
+    - C(put_back_from) is the path of the backup that was put back, if the database had been replaced in its place.
   returned: success, not in check mode
   type: dict
 safety:
