@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import ssl
 import time
 import urllib.error
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from support import Demo, PlaybookResult, run_playbook
+from support.archives import openssl
 from support.by_hand import everything, in_container
 from support.demo import central, ensure_demo, sole_user
 from support.full_set import enketo_secrets
@@ -275,12 +275,18 @@ def test_a_restore_that_fails_says_at_what_and_leaves_everything_as_it_was(site:
 
 def test_a_direct_backup_comes_back_with_its_links(site: Site, tmp_path: Path) -> None:
     backup = tmp_path / "central-backup.pgdump.enc.bin"
-    shutil.copy(site.set / "database.pgdump.enc.bin", backup)
+    opened = openssl((site.set / "database.pgdump.enc.bin").read_bytes(), "-d", passphrase=PASSPHRASE)
+    backup.write_bytes(openssl(opened, passphrase="a passphrase of its own"))
     in_container(site.demo, "enketo_redis_main", "redis-cli FLUSHALL")
     outcome = site.restore(
-        central_restore_file=str(backup), central_restore_safety=False, central_restore_keep_previous=False
+        central_restore_file=str(backup),
+        central_restore_passphrase="a passphrase of its own",
+        central_restore_keep_previous=False,
     )
     assert outcome.rc == 0, outcome.output
+    # What was there is kept with the passphrase of all backups.
+    safety = max((site.repository / "back-before-restore/sets").iterdir())
+    assert openssl((safety / "database.pgdump.enc.bin").read_bytes(), "-d", passphrase=PASSPHRASE)[:5] == b"PGDMP"
     found = State.of(site.demo)
     assert (found.tables, found.tokens, found.secrets) == (site.held.tables, site.held.tokens, site.held.secrets)
     assert {key: value[1] for key, value in found.redis.items() if key.startswith("or:")} == {
