@@ -109,7 +109,8 @@ def test_pg_restore_killed(site: Site, before: Snapshot) -> None:
 
 
 def test_database_stops(site: Site, before: Snapshot) -> None:
-    psql(site.demo, "CHECKPOINT")  # or each sequence that was used since the last one has skipped 32 values after a crash
+    # Or each sequence that was used since the last one has skipped 32 values after a crash.
+    psql(site.demo, "CHECKPOINT")
     run = RunningRestore(site, path=str(site.set))
     run.wait_for("loading")
     site.demo.compose("kill", "postgres14")  # at once: a clean stop would wait until the backup is loaded
