@@ -82,7 +82,7 @@ def requested(log: str) -> list[str]:
 def rows(png: bytes) -> tuple[int, int, Iterator[list[Colour]]]:
     """Width, height, and the rows of a picture of 8 bits a channel without interlacing."""
     header = png.index(b"IHDR") + 4
-    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", png[header : header + 13])
+    width, height, depth, kind, interlaced = struct.unpack(">IIBBxxB", png[header : header + 13])
     assert (depth, interlaced) == (8, 0) and kind in (2, 6), "Chromium writes other pictures than it did"
     size = 3 if kind == 2 else 4
     data, position = b"", 8

@@ -61,7 +61,7 @@ def test_every_element_is_one_that_the_schemas_know(record: dict[str, Any]) -> N
         re.fullmatch(r"\d+\.\d{3}", element.attrib["time"]) for element in root.iter() if "time" in element.attrib
     )
     for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        assert int(suite.attrib[name]) == sum(1 for _ in suite.iter(tag))
+        assert int(suite.attrib[name]) == len(list(suite.iter(tag)))
     assert int(suite.attrib["tests"]) == cases
 
 

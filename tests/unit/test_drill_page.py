@@ -219,10 +219,10 @@ def test_timeline_has_a_bar_for_each_phase_at_its_place() -> None:
         attributes for tag, attributes in picture.tags if tag == "rect" and attributes["width"] not in ("3", "100%")
     ]
     assert len(bars) == len(record["phases"])
-    for phase, bar in zip(record["phases"], bars):
-        assert float(str(bar["x"])[:-1]) == pytest.approx(100 * phase["start"] / record["elapsed"], abs=0.01)
-        assert float(str(bar["width"])[:-1]) == pytest.approx(100 * phase["seconds"] / record["elapsed"], abs=0.01)
-        assert bar["class"] == ("bar" if phase["start"] < record["rto"] else "bar after")
+    for phase, drawn in zip(record["phases"], bars):
+        assert float(str(drawn["x"])[:-1]) == pytest.approx(100 * phase["start"] / record["elapsed"], abs=0.01)
+        assert float(str(drawn["width"])[:-1]) == pytest.approx(100 * phase["seconds"] / record["elapsed"], abs=0.01)
+        assert drawn["class"] == ("bar" if phase["start"] < record["rto"] else "bar after")
     assert picture.tags[0][1]["role"] == "img"
     assert "Load the database 1 min 36 s" in picture.text
 
