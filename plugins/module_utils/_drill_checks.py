@@ -15,6 +15,7 @@ from typing import Any, Optional
 from urllib.parse import quote
 
 from ansible_collections.odkops.central.plugins.module_utils import _drill_operations as operations
+from ansible_collections.odkops.central.plugins.module_utils import _drill_text
 from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry, read_blob_list
 from ansible_collections.odkops.central.plugins.module_utils._drill_data_checks import (
     FULL,
@@ -85,7 +86,8 @@ class Checks(DataChecks):
                 raise WrongError(error.message, part.get("objects"), (part.get("objects") or lost) - lost) from error
         self.figures.update(objects=found["checked"], bytes=found["size"])
         how = "read and compared by SHA-1" if depth == CONTENT else "there with their sizes"
-        return found["checked"], found["checked"], f"{found['checked']} objects, {found['size']} bytes, {how}."
+        checked = found["checked"]
+        return checked, checked, f"{checked} objects, {_drill_text.size(found['size'])}, {how}."
 
     def _attachments(self) -> tuple[Any, Any, str]:
         self._require_login()
@@ -127,11 +129,9 @@ class Checks(DataChecks):
                 len(sample),
                 len(sample) - len(wrong),
             )
-        return (
-            len(sample),
-            len(sample),
-            f"{len(sample)} of {self._facts['attachments']}, {size} bytes, {len(in_s3)} of them from the pool.{remark}",
-        )
+        all_of_them, volume = self._facts["attachments"], _drill_text.size(size)
+        message = f"{len(sample)} of {all_of_them}, {volume}, {len(in_s3)} of them from the pool.{remark}"
+        return len(sample), len(sample), message
 
     def _blob_list(self) -> Iterable[BlobEntry]:
         return read_blob_list(f"{self._subject.path}/{self._subject.manifest['parts']['blobs']['file']}")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Optional
 
+from ansible_collections.odkops.central.plugins.module_utils import _drill_text
 from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry
 from ansible_collections.odkops.central.plugins.module_utils._channel import LocalChannel
 from ansible_collections.odkops.central.plugins.module_utils._drill_checks import Checks
@@ -152,7 +153,7 @@ def _read_all(record: dict[str, Any], manifest: dict[str, Any]) -> None:
             "result": PASSED,
             "expected": len(manifest["parts"]),
             "found": len(manifest["parts"]),
-            "message": f"{size} bytes in {len(manifest['parts'])} parts have the SHA-256 of the manifest"
+            "message": f"{_drill_text.size(size)} in {len(manifest['parts'])} parts have the SHA-256 of the manifest"
             + (", which the passphrase authenticates." if record["set"]["authenticated"] else "."),
             "seconds": round(time.monotonic() - begun, 3),
         }
