@@ -26,7 +26,12 @@ from typing import Any, NoReturn
 from ansible_collections.odkops.central.plugins.module_utils._atomic import make_directory
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel, LocalChannel
 from ansible_collections.odkops.central.plugins.module_utils._drill_compose import (
+    CA,
+    COMPOSE,
+    CRONTAB,
+    DH,
     FIRST,
+    TLS,
     StackPlan,
     build,
     required_images,
@@ -48,6 +53,8 @@ from ansible_collections.odkops.central.plugins.module_utils._under_lease import
 
 PREFIX = "odkops-drill-"
 KEPT = "kept"
+#: all that is in the directory of a drill
+_OWN = frozenset((TLS, DH, CA, CRONTAB, COMPOSE, KEPT, "objects", ".odkops-restore"))
 
 #: seconds without a sign of life of the drill, after which the warden removes it
 LIFETIME = 180
@@ -280,7 +287,16 @@ def _is_of_a_drill(stack: Stack) -> bool:
     """Whether a directory is the one that a drill has made, and not what a label of somebody else's says."""
     directory, name = stack.directory, stack.project.removeprefix(PREFIX)
     named = stack.project.startswith(PREFIX) and bool(_NAME.fullmatch(name)) and os.path.basename(directory) == name
-    return named and os.path.isabs(directory) and os.path.isdir(directory) and not os.path.islink(directory)
+    if not named or not os.path.isabs(directory) or not os.path.isdir(directory) or os.path.islink(directory):
+        return False
+    # Others may be below the root, too, and one of them be called backup-202611.
+    content = b""
+    try:
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(directory, COMPOSE), "rb") as file:
+            content = file.read()
+        return f'"name": "{stack.project}"'.encode() in content if content else set(os.listdir(directory)) <= _OWN
+    except OSError:
+        return False
 
 
 def stack_at(directory: str) -> Stack:
@@ -335,8 +351,9 @@ def leftovers(docker: Docker, root: str, kept: bool = False) -> list[Stack]:
     known = {each.directory for each in found}
     with contextlib.suppress(OSError):
         for name in sorted(os.listdir(below)):
-            if f"{below}{name}" not in known and _NAME.fullmatch(name):
-                found.append(Stack(f"{PREFIX}{name}", f"{below}{name}"))
+            stack = Stack(f"{PREFIX}{name}", f"{below}{name}")
+            if stack.directory not in known and _is_of_a_drill(stack):
+                found.append(stack)
     return [each for each in found if not is_alive(each) and (kept or not is_kept(each))]
 
 
