@@ -271,7 +271,7 @@ class CheckRequest:
     def project(self) -> Project:
         """The drill's compose project."""
         stack = stack_at(self.directory)
-        return Project(stack.directory, stack.project, (), self.checkout.docker)
+        return Project(stack.directory, stack.project, (COMPOSE,), self.checkout.docker)
 
 
 def check_under_lease(request: CheckRequest, lease: str) -> dict[str, Any]:

@@ -192,7 +192,8 @@ def bring_up(prepared: Preparation, phases: Phases) -> dict[str, Any]:
     """
     plan, docker, lifetime = prepared.plan, prepared.docker, prepared.request.lifetime
     removed = remove_leftovers(docker, prepared.request.root)
-    project = Project(plan.directory, plan.project, (), docker.command)
+    # By its name: the environment may name the files of another project (COMPOSE_FILE).
+    project = Project(plan.directory, plan.project, (COMPOSE,), docker.command)
     channel = LocalChannel(project)
     lease = new_run_id()
     try:
