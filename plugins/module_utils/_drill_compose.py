@@ -124,6 +124,8 @@ def build(source: Mapping[str, Any], plan: StackPlan) -> dict[str, Any]:
         "networks": {
             "default": {
                 "internal": True,
+                # A daemon may make it so by default, and the host would have an address of that kind.
+                "enable_ipv6": False,
                 # The host has no address in it, so that nothing that listens there can be reached.
                 "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
                 "labels": labels,
@@ -153,6 +155,8 @@ def _service(name: str, source: Mapping[str, Any], plan: StackPlan, labels: Mapp
         # A quarter of what others get when there is not enough for all.
         "cpu_shares": 256,
         "mem_limit": plan.memory,
+        # Where memory runs out, the kernel takes one of these before any other process.
+        "oom_score_adj": 500,
         "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "2"}},
         "environment": _environment(name, plan),
         "volumes": mounts,

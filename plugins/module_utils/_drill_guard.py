@@ -33,6 +33,7 @@ _SERVICE_KEYS = frozenset(
             "cpus",
             "cpu_shares",
             "mem_limit",
+            "oom_score_adj",
         ),
         *("logging", "environment", "volumes", "command", "shm_size"),
     )
@@ -151,7 +152,12 @@ def require_apart(document: Mapping[str, Any], production: Production, directory
     if document["name"] == production.project:
         _not_apart(f"it would be the compose project {production.project}")
     for name, network in document["networks"].items():
-        if network.get("internal") is not True or network.get("external") or "name" in network:
+        if (
+            network.get("internal") is not True
+            or network.get("external")
+            or "name" in network
+            or network.get("enable_ipv6")
+        ):
             _not_apart(f"its network {name} leads out")
         if f"{document['name']}_{name}" in production.networks:
             _not_apart(f"its network {name} is the Central's")
@@ -227,6 +233,8 @@ def require_apart_in_docker(docker: Docker, project: str, production: Production
     for name, network in networks.items():
         if network.get("Internal") is not True:
             _not_apart(f"the network {name} is not internal")
+        if network.get("EnableIPv6"):
+            _not_apart(f"the network {name} has IPv6, by which the host can be reached")
     if volumes & production.volumes or set(networks) & production.networks:
         _not_apart("it shares a volume or a network with the Central")
     containers = docker.inspect("container", *docker.labelled("container", label))

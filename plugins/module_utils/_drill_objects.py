@@ -93,6 +93,7 @@ def serving(how: Serving, entries: Iterable[BlobEntry]) -> Iterator[None]:
         *("run", "--rm", "--interactive", "--name", container, "--label", f"{COMPOSE_LABEL}={how.project}"),
         *("--network", f"container:{one['Id']}", "--user", f"{os.getuid()}:{os.getgid()}", "--read-only"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "1g", "--pull", "never"),
+        *("--cpu-shares", "256", "--oom-score-adj", "500"),
         *(word for mount in mounts for word in ("--mount", mount)),
         *("--entrypoint", "sh", one["Image"], "-c", _SERVE),
     ]

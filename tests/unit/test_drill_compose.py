@@ -128,6 +128,9 @@ def test_what_is_made_passes_and_has_nothing_of_the_central() -> None:
     for name, service in document["services"].items():
         assert "ports" not in service, name
         assert (service["restart"], service["pull_policy"]) == ("no", "never"), name
+        # Of what is on the host it comes last for the CPU, and first when there is no memory.
+        assert service["cpu_shares"] < 1024, name
+        assert service["oom_score_adj"] > 0, name
 
 
 def test_it_is_a_central_by_itself() -> None:
@@ -140,6 +143,7 @@ def test_it_is_a_central_by_itself() -> None:
     assert document["networks"] == {
         "default": {
             "internal": True,
+            "enable_ipv6": False,
             "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
             "labels": {"org.odkops.drill": plan().drill_id, "org.odkops.drill.directory": DIRECTORY},
         }
@@ -193,6 +197,7 @@ def add_mount(name: str, **mount: Any) -> Callable[[dict[str, Any]], None]:
 OVERLAPS: dict[str, Callable[[dict[str, Any]], None]] = {
     "the project": edit("name", value="central"),
     "a network that is not internal": edit("networks", "default", "internal", value=False),
+    "a network with IPv6": edit("networks", "default", "enable_ipv6", value=True),
     "a network of the Central": edit("networks", "default", "name", value="central_default"),
     "an external network": edit("networks", "office", value={"external": True, "internal": True}),
     "a volume of the Central": edit("volumes", "postgres14", value={"external": True, "name": "central_postgres14"}),
@@ -272,6 +277,7 @@ class MadeByDocker(NoDocker):
 
 
 MADE: dict[str, Callable[[MadeByDocker], object]] = {
+    "IPv6": lambda made: made.network.update(EnableIPv6=True),
     "published ports": lambda made: made.container["HostConfig"].update(
         PortBindings={"443/tcp": [{"HostPort": "443"}]}
     ),
