@@ -161,7 +161,11 @@ def _read_all(record: dict[str, Any], manifest: dict[str, Any]) -> None:
 
 
 def _request(request: DrillRequest, record: dict[str, Any], manifest: dict[str, Any]) -> DrillRequest:
+    """What the set says of what is to be brought up. :raises CentralError: ``missing_rclone``"""
     identity = manifest["identity"]
+    if "blobs" in manifest["parts"]:
+        # For the checks, hours later perhaps.
+        find_rclone(request.rclone_path)
     return replace(
         request,
         central=record["central"],

@@ -80,6 +80,7 @@ class DrillRequest:
     :param objects: whether the database names objects in S3
     :param database_size: bytes of the set's database part
     :param cpus: for each container; None for half of the host's
+    :param rclone_path: of the rclone that will be needed for objects
     """
 
     checkout: Project
@@ -92,6 +93,7 @@ class DrillRequest:
     cpus: float | None = None
     memory: int = 2 * 1024**3
     lifetime: int = LIFETIME
+    rclone_path: str | None = None
 
 
 def _impossible(why: str) -> NoReturn:

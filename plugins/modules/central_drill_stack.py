@@ -85,6 +85,11 @@ options:
       - After how many seconds without a sign of life of the drill it is removed.
     type: int
     default: 180
+  rclone_path:
+    description:
+      - Path of rclone, which M(odkops.central.central_drill_check) needs for objects of S3. Here it is looked for only, before
+        anything is made. By default beside the Python of the module, then in C(PATH).
+    type: path
   allow_unauthenticated:
     description:
       - Accept a set whose manifest has no HMAC although a passphrase is given.
@@ -218,6 +223,7 @@ def _present(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         cpus=params["cpus"],
         memory=params["memory"] * 1024**2,
         lifetime=params["lifetime"],
+        rclone_path=params["rclone_path"],
     )
     return (rehearse if check_mode else start)(drilled, request, params["depth"])
 
@@ -257,6 +263,7 @@ def main() -> None:
             "cpus": {"type": "float"},
             "memory": {"type": "int", "default": 2048},
             "lifetime": {"type": "int", "default": 180},
+            "rclone_path": {"type": "path"},
             "allow_unauthenticated": {"type": "bool", "default": False},
         },
         mutually_exclusive=PASSPHRASE_MUTUALLY_EXCLUSIVE,
