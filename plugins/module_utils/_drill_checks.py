@@ -189,8 +189,14 @@ class Checks(DataChecks):
         closed = [(request, answer) for request, answer in zip(asked[1:], answers) if answer["status"] != OK]
         if closed:
             request, answer = closed[0]
+            remark = ""
+            if "enketo" not in self._subject.manifest["parts"] and any(
+                each["who"] == "enketo" for each, _answer in closed
+            ):
+                remark = " The set has no Enketo part, and single-submission links open with the secrets in it only."
             raise WrongError(
-                f"{len(closed)} of {len(answers)} Web Forms do not open, that of {request['what']} first: {said(answer)}.",
+                f"{len(closed)} of {len(answers)} Web Forms do not open, that of {request['what']} first: {said(answer)}."
+                f"{remark}",
                 len(answers),
                 len(answers) - len(closed),
             )
