@@ -53,7 +53,8 @@ def _not_apart(why: str) -> NoReturn:
 
 
 def _digest(value: str) -> str:
-    return hashlib.sha256(value.encode()).hexdigest()
+    # In what Docker Compose says, and in what is written for it, each dollar sign is two.
+    return hashlib.sha256(value.replace("$$", "$").encode()).hexdigest()
 
 
 @dataclass

@@ -255,6 +255,18 @@ def test_what_to_keep_away_from_is_known() -> None:
     assert "production" not in repr(found.secrets)
 
 
+def test_a_secret_with_a_dollar_sign_is_known_as_docker_has_it() -> None:
+    # `docker compose config` says it with two.
+    given = source()
+    given["services"]["service"]["environment"]["PGPASSWORD"] = "pa$$word-6"
+    found = Production.of(given, {}, NoDocker())  # type: ignore[arg-type]
+    made = MadeByDocker()
+    made.container["Config"]["Env"].append("X=pa$word-6")
+    with pytest.raises(CentralError) as caught:
+        require_apart_in_docker(made, "drill", found)  # type: ignore[arg-type]
+    assert caught.value.diagnosis == "drill_not_isolated"
+
+
 class MadeByDocker(NoDocker):
     """What Docker says of a drill with one container."""
 
