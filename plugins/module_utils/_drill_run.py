@@ -27,13 +27,15 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_data_checks 
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker
 from ansible_collections.odkops.central.plugins.module_utils._drill_guard import Production, require_apart_in_docker
 from ansible_collections.odkops.central.plugins.module_utils._drill_objects import Serving, can_serve, serving
+from ansible_collections.odkops.central.plugins.module_utils._drill_removal import (
+    leftovers,
+    stack_at,
+)
 from ansible_collections.odkops.central.plugins.module_utils._drill_stack import (
     DrillRequest,
     Preparation,
     bring_up,
-    leftovers,
     new_drill_id,
-    stack_at,
 )
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._lease import check_run_id

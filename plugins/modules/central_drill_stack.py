@@ -198,14 +198,16 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 from ansible_collections.odkops.central.plugins.module_utils._channel_args import project_argument_spec, project_of
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker
-from ansible_collections.odkops.central.plugins.module_utils._drill_run import DrillSet, rehearse, start
-from ansible_collections.odkops.central.plugins.module_utils._drill_stack import (
-    DrillRequest,
+from ansible_collections.odkops.central.plugins.module_utils._drill_removal import (
     keep,
     leftovers,
     remove,
     remove_leftovers,
     stack_at,
+)
+from ansible_collections.odkops.central.plugins.module_utils._drill_run import DrillSet, rehearse, start
+from ansible_collections.odkops.central.plugins.module_utils._drill_stack import (
+    DrillRequest,
 )
 from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker
-from ansible_collections.odkops.central.plugins.module_utils._drill_stack import leftovers, remove_leftovers
+from ansible_collections.odkops.central.plugins.module_utils._drill_removal import (
+    leftovers,
+    remove_leftovers,
+)
 
 #: a Docker that has nothing
 NOTHING = Docker(("true",))
