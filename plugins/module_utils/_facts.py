@@ -182,6 +182,8 @@ class Facts:
         self.encoding: str | None = None
         #: rows by table, for example ``{"public.forms": 4}``
         self.tables: dict[str, int] = {}
+        #: bytes of all rows, as COPY writes them
+        self.data_size = 0
         self.migrations: list[str] = []
         #: number of blobs by s3_status
         self.blobs: dict[str, int] = {}
@@ -314,6 +316,7 @@ class Facts:
             "blobs": dict(sorted(self.blobs.items())),
             "blobs_in_database": self.blobs_in_database,
             "bad_blobs": self.bad_blobs[:_BAD_BLOBS_SHOWN],
+            "data_size": self.data_size,
             "enketo_ids": len(form_links),
             "enketo_once_ids": sum(1 for link in self._links if link.once_id),
             "enketo_draft_ids": len(self._drafts),

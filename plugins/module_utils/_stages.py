@@ -97,6 +97,7 @@ class TableReader:
             self._facts.tables[self._name] = self._table.finish()
             self._table = None
         else:
+            self._facts.data_size += len(item)
             self._table.feed(item)
 
     def _begin(self, entry: TocEntry) -> None:

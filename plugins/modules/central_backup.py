@@ -355,6 +355,10 @@ central:
       type: list
       elements: int
       returned: always
+    data_size:
+      description: Bytes of all rows as text, uncompressed. The database that they are restored into takes up to twice as much.
+      type: int
+      returned: always
     enketo_ids:
       description: Number of forms with a Web Forms link.
       type: int

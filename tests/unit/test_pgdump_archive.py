@@ -41,6 +41,18 @@ def test_rows_and_blobs_are_those_of_the_database(major: int, database: str) -> 
         assert found["database"] == database
 
 
+@pytest.mark.parametrize("method", ["gzip", "none"])
+def test_the_size_of_all_rows_is_that_of_what_pg_restore_writes(method: str) -> None:
+    made = archives(15)
+    data = made.read("nasty", method)
+    text = made.postgresql.run("pg_restore", "--data-only", "--file", "-", stdin=data)
+    rows = re.findall(rb"^COPY [^\n]* FROM stdin;\n(.*?)^\\\.\n", text, re.DOTALL | re.MULTILINE)
+    ends = len(b"\\.\n\n\n") * len(rows)
+    found = read_plain(data)
+    assert len(rows) == len(found["tables"])
+    assert found["central"]["data_size"] == sum(map(len, rows)) + ends
+
+
 @pytest.mark.parametrize("major", MAJORS)
 def test_the_table_of_contents_is_that_of_pg_restore(major: int) -> None:
     made = archives(major)
