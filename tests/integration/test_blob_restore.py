@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -268,3 +269,20 @@ def _running(work: str) -> list[bytes]:
             if work.encode() in arguments:
                 found.append(arguments)
     return found
+
+
+def test_a_server_that_is_away(backup: Backup) -> None:
+    """Nothing is said to be there, and nothing is changed; when it is back all of it goes there."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        away = {"s3_server": f"http://127.0.0.1:{nobody.getsockname()[1]}"}
+        before = {path: path.stat().st_mtime_ns for path in backup.folder.rglob("*")}
+        failed = backup.restore(**away)
+        rehearsed = backup.restore(check=True, **away)
+    for found in (failed, rehearsed):
+        assert (found.failed, found.diagnosis, found["changed"]) == (True, "s3_failed", False), found
+        assert SECRET_KEY not in found.stdout + found.stderr
+    assert {path: path.stat().st_mtime_ns for path in backup.folder.rglob("*")} == before
+    assert list(backup.server.bucket.iterdir()) == []
+    assert not backup.restore().failed
+    backup.assert_all_there()
