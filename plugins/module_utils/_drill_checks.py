@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Optional
 from urllib.parse import quote
 
@@ -18,7 +18,8 @@ from ansible_collections.odkops.central.plugins.module_utils import _drill_opera
 from ansible_collections.odkops.central.plugins.module_utils import _drill_text
 from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry, read_blob_list
 from ansible_collections.odkops.central.plugins.module_utils._drill_data_checks import (
-    FULL,
+    LONG,
+    MUCH,
     NOT_FOUND,
     OK,
     SHOWN,
@@ -27,9 +28,15 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_data_checks 
     WrongError,
     said,
 )
+from ansible_collections.odkops.central.plugins.module_utils._drill_record import FULL
 from ansible_collections.odkops.central.plugins.module_utils._enketo_links import RedisLinks, check_links
-from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._pool_check import CONTENT, PRESENCE, check_objects
+from ansible_collections.odkops.central.plugins.module_utils._pool_check import (
+    CONTENT,
+    PRESENCE,
+    Compared,
+    compare_objects,
+    lost,
+)
 from ansible_collections.odkops.central.plugins.module_utils._rclone import find_rclone
 from ansible_collections.odkops.central.plugins.module_utils._redis_export import read_netstrings
 
@@ -37,7 +44,6 @@ from ansible_collections.odkops.central.plugins.module_utils._redis_export impor
 LINKS = 5
 
 _ALL = 999_999_999
-_LONG = 24 * 3600.0
 _MADE_UP = "odkops0made0up"
 
 
@@ -49,7 +55,7 @@ class Checks(DataChecks):
         full = self._subject.depth == FULL
         self._facts = json.loads(
             self._channel.run(
-                operations.FACTS, self._subject.seed, str(_ALL if full else self._subject.sample), timeout=_LONG
+                operations.FACTS, self._subject.seed, str(_ALL if full else self._subject.sample), timeout=LONG
             )
         )
         self._check("isolation", "The drill is apart from everything else", self._isolation)
@@ -69,72 +75,114 @@ class Checks(DataChecks):
 
     def _objects(self) -> tuple[Any, Any, str]:
         subject, part = self._subject, self._subject.manifest["parts"].get("blobs")
+        named = {int(line) for line in self._channel.run(operations.OBJECTS, timeout=LONG, limit=MUCH).split()}
         if part is None or subject.pool is None:
-            raise NothingToCheckError(subject.manifest["absent"].get("blobs") or "The set has no objects.")
-        path = f"{subject.path}/{part['file']}"
-        depth = CONTENT if subject.depth == FULL else PRESENCE
-        with tempfile.TemporaryDirectory(prefix="odkops-drill-") as folder:
-            try:
-                found = check_objects(
-                    subject.pool, path, subject.passphrase, depth, lambda: find_rclone(subject.rclone_path), folder
+            why = subject.manifest["absent"].get("blobs") or "It does not say why."
+            if named and not subject.objects_elsewhere:
+                raise WrongError(
+                    f"The content of {len(named)} attachments is in S3, and the set does not have it. {why} If you keep it "
+                    "elsewhere by means of your own, say so with central_drill_objects_elsewhere.",
+                    len(named),
+                    0,
                 )
-            except CentralError as error:
-                if error.diagnosis != "missing_blob":
-                    raise
-                self._lost = {*error.details["missing_objects"], *error.details["wrong_objects"]}
-                lost = error.details["missing"] + error.details["wrong"]
-                raise WrongError(error.message, part.get("objects"), (part.get("objects") or lost) - lost) from error
-        self.figures.update(objects=found["checked"], bytes=found["size"])
-        how = "read and compared by SHA-1" if depth == CONTENT else "there with their sizes"
-        checked = found["checked"]
-        return checked, checked, f"{checked} objects, {_drill_text.size(found['size'])}, {how}."
+            raise NothingToCheckError(why)
+        found = self._compare(self._blob_list(named), CONTENT if subject.depth == FULL else PRESENCE)
+        # The list has taken out all that it has.
+        self._lost = {*found.missing, *found.wrong}
+        if self._lost:
+            raise WrongError(lost(subject.pool, found).message, found.checked, found.checked - len(self._lost))
+        if named:
+            shown = ", ".join(map(str, sorted(named)[:SHOWN]))
+            raise WrongError(
+                f"By the database {len(named)} more attachments are in S3, which the list of the set does not have: {shown}.",
+                found.checked + len(named),
+                found.checked,
+            )
+        self.figures.update(objects=found.checked, bytes=found.size)
+        how = "read and compared by SHA-1" if subject.depth == FULL else "there with their sizes"
+        return found.checked, found.checked, f"{found.checked} objects, {_drill_text.size(found.size)}, {how}."
+
+    def _compare(self, entries: Iterable[BlobEntry], depth: str) -> Compared:
+        """Objects against the pool."""
+        subject = self._subject
+        if subject.pool is None:
+            return Compared()
+        with tempfile.TemporaryDirectory(prefix="odkops-drill-") as folder:
+            rclone_path = subject.rclone_path
+            return compare_objects(
+                subject.pool, entries, subject.passphrase, depth, lambda: find_rclone(rclone_path), folder
+            )
+
+    def _blob_list(self, taken: Optional[set[int]] = None) -> Iterator[BlobEntry]:
+        """What the set's list has. The ids are removed from `taken` meanwhile."""
+        for entry in read_blob_list(f"{self._subject.path}/{self._subject.manifest['parts']['blobs']['file']}"):
+            if taken is not None:
+                taken.discard(entry.id)
+            yield entry
 
     def _attachments(self) -> tuple[Any, Any, str]:
         self._require_login()
-        sample = [each for each in self._facts["sample"] if f"blob-{each['blob']}-{each['sha']}" not in self._lost]
-        subject, remark = self._subject, ""
-        in_s3 = [each for each in sample if each["in_s3"]]
-        if not self._facts["sample"]:
+        subject, whole = self._subject, self._facts["sample"]
+        if not whole:
             raise NothingToCheckError("There is no submission with an attachment.")
-        if in_s3 and (subject.serving is None or subject.pool is None):
-            sample = [each for each in sample if not each["in_s3"]]
-            remark = (
-                f" {len(in_s3)} in S3 were not tried, since this rclone has no S3 server (1.65 and later have one)."
-            )
-            if subject.pool is None:
-                remark = f" {len(in_s3)} in S3 were not tried, since the set has no objects."
-            in_s3 = []
-        if not sample:
-            raise NothingToCheckError(f"No attachment could be tried.{remark}")
-        if in_s3 and subject.serving is not None:
-            # An object that the list does not have is one that had been purged; it is none of the set's.
-            known = {entry.id: entry for entry in self._blob_list() if entry.absent is None}
-            sample = [each for each in sample if not each["in_s3"] or each["blob"] in known]
-            with subject.serving([known[each["blob"]] for each in sample if each["in_s3"]]):
-                answers = self._download(sample)
+        sample = [each for each in whole if f"blob-{each['blob']}-{each['sha']}" not in self._lost]
+        in_s3 = {each["blob"] for each in sample if each["in_s3"]}
+        known: dict[int, BlobEntry] = {}
+        if in_s3 and subject.pool is not None:
+            # One that had been purged from the Central when the objects were fetched is none of the set's. One that the list does
+            # not have at all was said to be missing before.
+            known = {entry.id: entry for entry in self._blob_list() if entry.id in in_s3 and entry.absent is None}
+        served = known if subject.serving is not None else {}
+        asked = [each for each in sample if not each["in_s3"] or each["blob"] in served]
+        message = self._of_the_pool(known) if known and subject.serving is None else ""
+        if in_s3 and subject.pool is None:
+            message = f" {len(in_s3)} in S3 were not tried, since the set has no objects."
+        if not asked:
+            raise NothingToCheckError(f"No attachment could be downloaded.{message}")
+        if served and subject.serving is not None:
+            with subject.serving(served.values()):
+                answers = self._download(asked)
         else:
-            answers = self._download(sample)
+            answers = self._download(asked)
+        size = self._compare_downloads(asked, answers)
+        self.figures.update(attachments=len(asked), attachment_bytes=size)
+        all_of_them, volume = self._facts["attachments"], _drill_text.size(size)
+        from_pool = sum(1 for each in asked if each["in_s3"])
+        return (
+            len(asked),
+            len(asked),
+            f"{len(asked)} of {all_of_them}, {volume}, {from_pool} of them from the pool.{message}",
+        )
+
+    def _of_the_pool(self, known: dict[int, BlobEntry]) -> str:
+        """Read objects where they lie, since they cannot be downloaded, and say so. A full drill has read all of them."""
+        found = Compared() if self._subject.depth == FULL else self._compare(known.values(), CONTENT)
+        if found.missing or found.wrong:
+            bad = sorted([*found.missing, *found.wrong])
+            raise WrongError(
+                f"{', '.join(bad[:SHOWN])} in the pool is not what it was.", len(known), len(known) - len(bad)
+            )
+        return (
+            f" {len(known)} in S3 were read from the pool and compared, and not downloaded: this rclone has no S3 server "
+            "(1.65 and later have one)."
+        )
+
+    def _compare_downloads(self, asked: list[dict[str, Any]], answers: list[dict[str, Any]]) -> int:
+        """See whether they are what the database says, and return their bytes."""
         wrong = [
             (each, answer)
-            for each, answer in zip(sample, answers)
+            for each, answer in zip(asked, answers)
             if answer["status"] != OK or answer.get("sha1") != each["sha"]
         ]
-        size = sum(int(answer.get("size") or 0) for answer in answers)
-        self.figures.update(attachments=len(sample), attachment_bytes=size)
         if wrong:
             each, answer = wrong[0]
             raise WrongError(
-                f"{len(wrong)} of {len(sample)} attachments are not what they were, the blob {each['blob']} first: "
+                f"{len(wrong)} of {len(asked)} attachments are not what they were, the blob {each['blob']} first: "
                 f"{said(answer) if answer['status'] != OK else 'another SHA-1'}.",
-                len(sample),
-                len(sample) - len(wrong),
+                len(asked),
+                len(asked) - len(wrong),
             )
-        all_of_them, volume = self._facts["attachments"], _drill_text.size(size)
-        message = f"{len(sample)} of {all_of_them}, {volume}, {len(in_s3)} of them from the pool.{remark}"
-        return len(sample), len(sample), message
-
-    def _blob_list(self) -> Iterable[BlobEntry]:
-        return read_blob_list(f"{self._subject.path}/{self._subject.manifest['parts']['blobs']['file']}")
+        return sum(int(answer.get("size") or 0) for answer in answers)
 
     def _download(self, sample: list[dict[str, Any]]) -> list[dict[str, Any]]:
         paths = (

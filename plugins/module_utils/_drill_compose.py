@@ -169,12 +169,17 @@ def _service(name: str, source: Mapping[str, Any], plan: StackPlan, labels: Mapp
     return service
 
 
+def mount_source(mount: Mapping[str, Any]) -> str:
+    """What is mounted, as it is called on the host: in a compose file each dollar sign is two."""
+    return str(mount.get("source", "")).replace("$$", "$")
+
+
 def _files(name: str, source: Mapping[str, Any], plan: StackPlan) -> list[dict[str, Any]]:
     """Files of the checkout that stock binds, and those that were made for the drill. All of them read-only."""
     binds = []
     for mount in source.get("volumes") or ():
         if mount.get("type") == "bind" and mount.get("target") in BINDS.get(name, ()):
-            binds.append((mount["source"], mount["target"]))
+            binds.append((mount_source(mount), mount["target"]))
     own = {
         "service": ((CRONTAB, "/etc/cron.d/odk"),),
         "enketo": ((CA, "/usr/local/share/odkops-drill-ca.pem"),),

@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Checks of a drill, those of the database and of the API: whether what was restored is what was backed up, and whether it works.
 
-Each check has one thing to say. What one check has found wrong is left out of the next, so that a report names the cause and
-not all that follows from it.
+Each check has one thing to say.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any, Callable, Optional
 from ansible_collections.odkops.central.plugins.module_utils import _drill_operations as operations
 from ansible_collections.odkops.central.plugins.module_utils._blob_list import BlobEntry
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
+from ansible_collections.odkops.central.plugins.module_utils._drill_record import FAILED, PASSED, SKIPPED
 from ansible_collections.odkops.central.plugins.module_utils._enketo_links import check_once_ids
 from ansible_collections.odkops.central.plugins.module_utils._enketo_part import read_part, read_secrets
 from ansible_collections.odkops.central.plugins.module_utils._enketo_secrets import LESS_SECRET
@@ -26,15 +26,14 @@ from ansible_collections.odkops.central.plugins.module_utils._errors import Cent
 from ansible_collections.odkops.central.plugins.module_utils._facts import LinkFact
 from ansible_collections.odkops.central.plugins.module_utils._pool import Pool
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-QUICK, FULL = "quick", "full"
+SHOWN = 20
+LONG = 24 * 3600.0
+OK, NOT_FOUND = 200, 404
+#: bytes that the Central may answer together
+MUCH = 512 * 1024 * 1024
 
 _BATCH = 1000
-SHOWN = 20
 _REQUEST = 60
-_LONG = 24 * 3600.0
-OK, NOT_FOUND = 200, 404
-_MADE_UP = "odkops0made0up"
 
 
 class WrongError(Exception):
@@ -59,6 +58,7 @@ class Subject:
     :param tables: rows by table of the restored database, counted before the service migrated it
     :param isolation: looks once more whether the drill is apart, and returns its figures
     :param reach: host and port of what must not be reached
+    :param objects_elsewhere: whether a set without the objects of S3 is no fault
     :param serving: given the objects of the sample, a context in which the Central finds them; None where rclone cannot serve
     """
 
@@ -74,6 +74,7 @@ class Subject:
     isolation: Callable[[], dict[str, int]]
     reach: list[tuple[str, int]]
     systems: set[str]
+    objects_elsewhere: bool = False
     pool: Optional[Pool] = None
     rclone_path: Optional[str] = None
     serving: Optional[Callable[[Iterable[BlobEntry]], Any]] = None
@@ -92,6 +93,7 @@ class DataChecks:
         self._token = ""
         self._secret_fits = True
         self._broken: set[tuple[int, str, bool]] = set()
+        #: names of objects that are not in the pool as they were
         self._lost: set[str] = set()
 
     def _check(self, name: str, title: str, act: Callable[[], tuple[Any, Any, str]]) -> None:
@@ -218,9 +220,7 @@ class DataChecks:
         for start in range(0, len(requests), _BATCH):
             batch = requests[start : start + _BATCH]
             asked = json.dumps({"ca": self._subject.ca, "requests": batch}).encode()
-            output = self._channel.run(
-                operations.ASK, str(_REQUEST), stdin=asked, timeout=_LONG, limit=512 * 1024 * 1024
-            )
+            output = self._channel.run(operations.ASK, str(_REQUEST), stdin=asked, timeout=LONG, limit=MUCH)
             answers = sorted((json.loads(line) for line in output.splitlines()), key=lambda each: each["number"])
             if len(answers) != len(batch):
                 raise WrongError("Not all requests were answered.", len(batch), len(answers))

@@ -14,6 +14,11 @@ DRILL: dict[str, Diagnosis] = {
         "disk.",
         "The message says what is missing. Nothing was made. Drill on another host, or make room.",
     ),
+    "host_unreachable": Diagnosis(
+        "The host on which a drill takes place could not be reached, before it or in its course.",
+        "See to it that the controller reaches it again. What was left there is removed when nobody has been at work there for "
+        "some minutes, or by the next drill.",
+    ),
     "drill_not_isolated": Diagnosis(
         "The Central of a drill would share something with another one, or could reach it.",
         "Nothing was started, or it was removed at once. The message says what it was: look at `docker-compose.yml` and its "

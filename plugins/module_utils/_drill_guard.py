@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from ansible_collections.odkops.central.plugins.module_utils._drill_compose import BINDS, FIRST, S3_PORT, THEN
+from ansible_collections.odkops.central.plugins.module_utils._drill_compose import (
+    BINDS,
+    FIRST,
+    S3_PORT,
+    THEN,
+    mount_source,
+)
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import COMPOSE_LABEL, Docker
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 
@@ -184,7 +190,7 @@ def _check_service(
     if set(service["networks"]) - set(document["networks"]):
         _not_apart(f"{name} is in a network that is not the drill's")
     for mount in service["volumes"]:
-        source = str(mount["source"]).replace("$$", "$")
+        source = mount_source(mount)
         if mount["type"] == "volume":
             if source not in document["volumes"]:
                 _not_apart(f"{name} has a volume that is not the drill's")

@@ -13,7 +13,6 @@ import re
 import xml.etree.ElementTree as ET  # only writes here
 from typing import Any
 
-from ansible_collections.odkops.central.plugins.module_utils._drill_record import moment
 from ansible_collections.odkops.central.plugins.module_utils._drill_text import (
     clean,
     duration,
@@ -21,6 +20,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_text import 
     shortened,
     value_text,
 )
+from ansible_collections.odkops.central.plugins.module_utils._set_names import utc_from_text
 
 #: The attribute `message` is shown on one line.
 MESSAGE_LENGTH = 1000
@@ -109,7 +109,7 @@ def junit(record: dict[str, Any]) -> bytes:
     counts = {name: str(value) for name, value in numbers.items()}
     name = f"Disaster-recovery drill of {record['central']}"
     total = _seconds(record["elapsed"])
-    began = moment(record["started_at"])
+    began = utc_from_text(record["started_at"])
     # The strictest schema allows nothing here; the one suite has it all.
     root = ET.Element("testsuites")
     suite = ET.SubElement(

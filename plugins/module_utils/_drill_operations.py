@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from ansible_collections.odkops.central.plugins.module_utils._operation import RESTORE, Operation
 
-FACTS, MIGRATIONS, ACCOUNT, ASK, REACH = "drill-facts", "drill-migrations", "drill-account", "drill-ask", "drill-reach"
+FACTS, OBJECTS, MIGRATIONS = "drill-facts", "drill-objects", "drill-migrations"
+ACCOUNT, ASK, REACH = "drill-account", "drill-ask", "drill-reach"
 
 # One JSON object. Of a form that is closing or closed, Central gives Enketo nothing.
-# Columns that older Centrals do not have are asked for through to_jsonb().
+# Columns that older Centrals do not have are asked for through to_jsonb(); that of blobs, whose rows may be large, by a name
+# which means a column of `older` where blobs has none.
 # $1 is the seed of the sample, $2 how many attachments are in it at most.
 _FACTS = """\
 exec psql --no-psqlrc --no-align --tuples-only --quiet --no-password --set ON_ERROR_STOP=1 \\
@@ -26,12 +28,13 @@ WITH alive AS (
   WHERE to_jsonb(s) ->> 'deletedAt' IS NULL AND coalesce(to_jsonb(s) ->> 'draft', 'false') = 'false'
 ), sample AS (
   SELECT f.project, f."xmlFormId" AS form, s."instanceId" AS instance, a.name, b.id AS blob, b.sha,
-    coalesce(to_jsonb(b) ->> 's3_status', '') = 'uploaded' AS in_s3
+    b.status = 'uploaded' AS in_s3
   FROM public.submission_attachments a
   JOIN public.submission_defs d ON d.id = a."submissionDefId" AND d.current
   JOIN sent s ON s.id = d."submissionId"
   JOIN alive f ON f.id = s."formId"
-  JOIN public.blobs b ON b.id = a."blobId"
+  JOIN (SELECT x.id, x.sha, x.status FROM (SELECT ''::text AS s3_status) older
+    CROSS JOIN LATERAL (SELECT id, sha, s3_status::text AS status FROM public.blobs) x) b ON b.id = a."blobId"
   ORDER BY md5(:'seed' || a."blobId"::text || a.name), a."blobId" LIMIT :most
 )
 SELECT json_build_object(
@@ -56,6 +59,17 @@ SELECT json_build_object(
   'connected', (SELECT json_agg(DISTINCT coalesce(host(client_addr), 'local')) FROM pg_stat_activity
     WHERE backend_type = 'client backend')
 );
+SQL
+"""
+
+# The ids of the blobs that the database says are in S3, a line each.
+_OBJECTS = """\
+exec psql --no-psqlrc --quiet --no-password --set ON_ERROR_STOP=1 <<'SQL'
+COPY (
+  SELECT b.id FROM (SELECT ''::text AS s3_status) older
+  CROSS JOIN LATERAL (SELECT id, s3_status::text AS status FROM public.blobs) b
+  WHERE b.status = 'uploaded'
+) TO STDOUT
 SQL
 """
 
@@ -171,6 +185,7 @@ _SEED, _MOST, _SECONDS = r"[0-9A-Za-z.-]{1,64}", r"[0-9]{1,9}", r"[0-9]{1,4}"
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(FACTS, "service", _FACTS, (_SEED, _MOST), RESTORE),
+    Operation(OBJECTS, "service", _OBJECTS, (), RESTORE),
     Operation(MIGRATIONS, "service", _MIGRATIONS, (), RESTORE),
     Operation(ACCOUNT, "service", _ACCOUNT, (r"[a-z0-9.-]{1,60}@[a-z0-9.-]{1,60}",), RESTORE),
     Operation(ASK, "service", _ASK, (_SECONDS,), RESTORE),

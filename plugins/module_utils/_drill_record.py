@@ -18,11 +18,16 @@ from datetime import datetime, timezone
 from typing import Any, NoReturn
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._set_names import check_central_name
+from ansible_collections.odkops.central.plugins.module_utils._set_names import check_central_name, utc_from_text
 
-RESULTS = ("passed", "failed", "error", "skipped")
-CHECK_RESULTS = ("passed", "failed", "skipped")
-DEPTHS = ("quick", "full")
+#: results of a check; a drill may have broken off as well
+PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
+RESULTS = (PASSED, FAILED, ERROR, SKIPPED)
+CHECK_RESULTS = (PASSED, FAILED, SKIPPED)
+
+#: how deep a drill looks
+QUICK, FULL = "quick", "full"
+DEPTHS = (QUICK, FULL)
 
 #: A record has some ten KiB; one that names each table of a large Central, a few hundred.
 MAXIMUM_SIZE = 8 * 1024 * 1024
@@ -30,7 +35,6 @@ MAXIMUM_DEPTH = 16
 
 _DRILL_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?:\.\d{1,6})?Z-[0-9a-z]{1,32}", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:?00)", re.ASCII)
 
 
 def _wrong(where: str, what: str) -> NoReturn:
@@ -46,18 +50,6 @@ def drill_id_time(drill_id: str) -> datetime | None:
         return datetime(*(int(group) for group in match.groups()), tzinfo=timezone.utc)  # type: ignore[misc,arg-type]
     except ValueError:
         return None
-
-
-def moment(text: str) -> datetime | None:
-    """Return the moment that the ISO 8601 text `text` names, or None unless it is one in UTC (``Z`` or ``+00:00``)."""
-    match = _MOMENT.fullmatch(text)
-    if match is None:
-        return None
-    try:
-        begin = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
-    except ValueError:
-        return None
-    return begin.replace(microsecond=int((match[2] or "0").ljust(6, "0")[:6]))
 
 
 # --- single values ----------------------------------------------------------------------------------------------
@@ -105,7 +97,7 @@ def _boolean(value: Any, where: str) -> bool | None:
 
 def _time(value: Any, where: str, required: bool = True) -> str | None:
     text = _text(value, where, required)
-    if text is not None and moment(text) is None:
+    if text is not None and utc_from_text(text) is None:
         _wrong(where, f"is {text[:60]!r}, not a time in UTC such as 2026-11-23T10:11:12.345Z")
     return text
 
@@ -213,15 +205,15 @@ def _contradiction(record: dict[str, Any]) -> str | None:
     """Return what in `record` cannot be true together, or None."""
     failed = failed_checks(record)
     result = record["result"]
-    if result == "passed" and failed:
+    if result == PASSED and failed:
         return f"is passed, although the check {failed[0]} failed"
-    if result == "passed" and record["error"]:
+    if result == PASSED and record["error"]:
         return "is passed, although there is an error"
-    if result == "passed" and not any(check["result"] == "passed" for check in record["checks"]):
+    if result == PASSED and not any(check["result"] == PASSED for check in record["checks"]):
         return "is passed, although nothing was checked"
-    if result == "failed" and not failed:
+    if result == FAILED and not failed:
         return "is failed, although no check has failed"
-    if result == "error" and not record["error"]:
+    if result == ERROR and not record["error"]:
         return "is error, and there is no error that says why"
     return None
 
@@ -270,7 +262,7 @@ def validated(value: Any) -> dict[str, Any]:
 
 def failed_checks(record: dict[str, Any]) -> list[str]:
     """Return the names of the checks that failed."""
-    return [check["name"] for check in record["checks"] if check["result"] == "failed"]
+    return [check["name"] for check in record["checks"] if check["result"] == FAILED]
 
 
 def counted(checks: Iterable[dict[str, Any]]) -> dict[str, int]:

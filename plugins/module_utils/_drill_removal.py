@@ -21,7 +21,7 @@ from ansible_collections.odkops.central.plugins.module_utils._channel import Loc
 from ansible_collections.odkops.central.plugins.module_utils._drill_compose import CA, COMPOSE, CRONTAB, DH, TLS
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker, Stack, remove_stack, stacks
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, writing_error
-from ansible_collections.odkops.central.plugins.module_utils._lease import release, show
+from ansible_collections.odkops.central.plugins.module_utils._lease import break_lease, release, show
 from ansible_collections.odkops.central.plugins.module_utils._operation import Project
 
 PREFIX = "odkops-drill-"
@@ -43,9 +43,7 @@ def remove(docker: Docker, stack: Stack) -> list[str]:
     if _is_of_a_drill(stack):
         channel = LocalChannel(Project(stack.directory, stack.project))
         with contextlib.suppress(CentralError):
-            held = show(channel)
-            if held is not None:
-                release(channel, held.run_id)
+            break_lease(channel)
         try:
             shutil.rmtree(stack.directory)
         except FileNotFoundError:
@@ -65,11 +63,12 @@ def _is_of_a_drill(stack: Stack) -> bool:
     if not named or not os.path.isabs(directory) or not os.path.isdir(directory) or os.path.islink(directory):
         return False
     # Others may be below the root, too, and one of them be called backup-202611.
-    content = b""
+    begins, content = f'{{\n "name": "{stack.project}",'.encode(), b""
     try:
         with contextlib.suppress(FileNotFoundError), open(os.path.join(directory, COMPOSE), "rb") as file:
-            content = file.read()
-        return f'"name": "{stack.project}"'.encode() in content if content else set(os.listdir(directory)) <= _OWN
+            content = file.read(len(begins))
+        # Whoever wrote it may have been ended before or in the course of that.
+        return content == begins or (begins.startswith(content) and set(os.listdir(directory)) <= _OWN)
     except OSError:
         return False
 

@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A drill from its beginning to its record: what the modules of a drill do.
 
-The record is begun by :func:`begin`, before there is anything else, and ended by :func:`check` or by :func:`break_off`.
-docs/drill-report.md says what is in it.
+How its record grows: _drill_progress.py.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from typing import Any, Optional
 
 from ansible_collections.odkops.central.plugins.module_utils import _drill_text
@@ -23,54 +21,34 @@ from ansible_collections.odkops.central.plugins.module_utils._blob_list import B
 from ansible_collections.odkops.central.plugins.module_utils._channel import LocalChannel
 from ansible_collections.odkops.central.plugins.module_utils._drill_checks import Checks
 from ansible_collections.odkops.central.plugins.module_utils._drill_compose import CA, COMPOSE
-from ansible_collections.odkops.central.plugins.module_utils._drill_data_checks import FAILED, PASSED, Subject
+from ansible_collections.odkops.central.plugins.module_utils._drill_data_checks import Subject
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker
 from ansible_collections.odkops.central.plugins.module_utils._drill_guard import Production, require_apart_in_docker
 from ansible_collections.odkops.central.plugins.module_utils._drill_objects import Serving, can_serve, serving
-from ansible_collections.odkops.central.plugins.module_utils._drill_removal import (
-    leftovers,
-    stack_at,
+from ansible_collections.odkops.central.plugins.module_utils._drill_progress import (
+    SET_CHECK,
+    SET_TITLE,
+    begin,
+    break_off,
+    end,
+    restore_phases,
+    since,
+    take_phases,
+    take_set,
 )
-from ansible_collections.odkops.central.plugins.module_utils._drill_stack import (
-    DrillRequest,
-    Preparation,
-    bring_up,
-    new_drill_id,
-)
+from ansible_collections.odkops.central.plugins.module_utils._drill_record import FAILED, PASSED
+from ansible_collections.odkops.central.plugins.module_utils._drill_removal import leftovers, stack_at
+from ansible_collections.odkops.central.plugins.module_utils._drill_stack import DrillRequest, Preparation, bring_up
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._lease import check_run_id
-from ansible_collections.odkops.central.plugins.module_utils._manifest import COLLECTION_VERSION
 from ansible_collections.odkops.central.plugins.module_utils._operation import Project
 from ansible_collections.odkops.central.plugins.module_utils._phases import Phases
 from ansible_collections.odkops.central.plugins.module_utils._pool import Pool
 from ansible_collections.odkops.central.plugins.module_utils._rclone import find_rclone
-from ansible_collections.odkops.central.plugins.module_utils._repository import SetEntry
-from ansible_collections.odkops.central.plugins.module_utils._seal import check_file, inspect_set
-from ansible_collections.odkops.central.plugins.module_utils._set_names import set_id_time, utc_from_text, utc_text
+from ansible_collections.odkops.central.plugins.module_utils._seal import check_file
+from ansible_collections.odkops.central.plugins.module_utils._set_parts import open_set
 from ansible_collections.odkops.central.plugins.module_utils._set_verify import place_of
 from ansible_collections.odkops.central.plugins.module_utils._under_lease import under_lease
-
-_ERROR = "error"
-
-#: of a drill and of a restore, in their order
-_TITLES = {
-    "set": "Read the set and compare it with its manifest",
-    "files": "Make a certificate and the compose file",
-    "stack": "Bring up the drill's containers",
-    "postgresql": "Wait for PostgreSQL",
-    "restore_verify": "Verify the backup",
-    "restore_preflight": "See whether it can be restored",
-    "restore_load": "Load the database",
-    "restore_check": "Count its rows",
-    "restore_finish": "Grants, statistics, sessions",
-    "restore_stop": "Stop Central",
-    "restore_swap": "Exchange the databases",
-    "restore_enketo": "Restore the Web Forms",
-    "restore_start": "Start Central, run migrations",
-    "restore_health": "See whether it answers inside",
-    "restore_open": "Start nginx and open a form",
-    "checks": "Check",
-}
 
 
 @dataclass(frozen=True)
@@ -86,80 +64,32 @@ class DrillSet:
     allow_unauthenticated: bool = False
 
 
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def begin(drilled: DrillSet, depth: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The beginning of a record, and the manifest of the set.
+def _read(drilled: DrillSet, record: dict[str, Any]) -> dict[str, Any]:
+    """Compare each part of the set with its manifest, to the last byte, and return the manifest.
 
     :raises CentralError: ``not_a_set``, ``tampered``, ``wrong_passphrase``, ``missing_part``, ``corrupt``, ...
     """
-    started = _now()
-    place = place_of(drilled.path)
-    entry = SetEntry(place.central, place.set_id, place.path)
-    found = inspect_set(entry, drilled.passphrase, drilled.allow_unauthenticated)
-    manifest = found["manifest"]
-    if "database" not in manifest["parts"]:
-        raise CentralError("missing_part", f"The set {place.set_id} has no database. Use another set.", part="database")
-    moment = utc_from_text(str(manifest.get("started"))) or set_id_time(place.set_id) or started
-    central = manifest["database"].get("central") or {}
-    record = {
-        "drill_id": new_drill_id(),
-        "central": place.central,
-        "set": {
-            "set_id": place.set_id,
-            "path": place.path,
-            "started_at": utc_text(moment),
-            "authenticated": found["authenticated"],
-            "size": sum(int(part["size"]) + int(part.get("objects_size") or 0) for part in manifest["parts"].values()),
-            "parts": sorted(manifest["parts"]),
-            "absent": manifest["absent"],
-        },
-        "depth": depth,
-        "started_at": utc_text(started),
-        "rpo": round((started - moment).total_seconds(), 3),
-        "phases": [],
-        "checks": [],
-        "figures": {},
-        "versions": {
-            "central": central.get("version"),
-            "postgresql": manifest["parts"]["database"].get("server_version"),
-            "collection": COLLECTION_VERSION,
-        },
-        "host": {"name": os.uname().nodename, "cpus": os.cpu_count(), "memory": _memory()},
-        "kept": None,
-        "error": None,
-    }
-    return record, manifest
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _read_all(record: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Compare each part with the manifest, to the last byte.
-
-    :raises CentralError: ``missing_part``, ``corrupt``
-    """
     begun = time.monotonic()
-    size = 0
-    for name, part in manifest["parts"].items():
-        check_file(os.path.join(record["set"]["path"], part["file"]), name, part["size"], part["sha256"])
+    opened = open_set(drilled.path, drilled.passphrase, drilled.allow_unauthenticated)
+    take_set(record, opened)
+    opened.require("database")
+    size, parts = 0, opened.manifest["parts"]
+    for name, part in parts.items():
+        check_file(os.path.join(opened.path, part["file"]), name, part["size"], part["sha256"])
         size += part["size"]
     record["checks"].append(
         {
-            "name": "set",
-            "title": "The set is what was sealed",
+            "name": SET_CHECK,
+            "title": SET_TITLE,
             "result": PASSED,
-            "expected": len(manifest["parts"]),
-            "found": len(manifest["parts"]),
-            "message": f"{_drill_text.size(size)} in {len(manifest['parts'])} parts have the SHA-256 of the manifest"
-            + (", which the passphrase authenticates." if record["set"]["authenticated"] else "."),
+            "expected": len(parts),
+            "found": len(parts),
+            "message": f"{_drill_text.size(size)} in {len(parts)} parts have the SHA-256 of the manifest"
+            + (", which the passphrase authenticates." if opened.authenticated else "."),
             "seconds": round(time.monotonic() - begun, 3),
         }
     )
+    return opened.manifest
 
 
 def _request(request: DrillRequest, record: dict[str, Any], manifest: dict[str, Any]) -> DrillRequest:
@@ -174,8 +104,14 @@ def _request(request: DrillRequest, record: dict[str, Any], manifest: dict[str, 
         domain=identity.get("domain") or None,
         identity=identity,
         objects="blobs" in manifest["parts"],
-        database_size=int(manifest["parts"]["database"]["size"]),
+        compressed_size=int(manifest["parts"]["database"]["size"]),
+        data_size=(manifest["database"].get("central") or {}).get("data_size"),
     )
+
+
+def _begin(drilled: DrillSet, depth: str) -> dict[str, Any]:
+    place = place_of(drilled.path)
+    return begin(place.central, depth, place.path)
 
 
 def rehearse(drilled: DrillSet, request: DrillRequest, depth: str) -> dict[str, Any]:
@@ -185,8 +121,8 @@ def rehearse(drilled: DrillSet, request: DrillRequest, depth: str) -> dict[str, 
         ``removed`` (stacks that would be)
     :raises CentralError: as :func:`start`
     """
-    record, manifest = begin(drilled, depth)
-    _read_all(record, manifest)
+    record = _begin(drilled, depth)
+    manifest = _read(drilled, record)
     prepared = Preparation(_request(request, record, manifest), record["drill_id"])
     left = leftovers(prepared.docker, request.root)
     return {
@@ -203,13 +139,13 @@ def start(drilled: DrillSet, request: DrillRequest, depth: str) -> dict[str, Any
     """Read the set, and bring up a Central that it can be restored into.
 
     :returns: ``changed``, ``record`` (its beginning), ``known_bad_blobs`` (of the manifest), and what :func:`bring_up` returns
-    :raises CentralError: with the detail ``record`` where the set could be read
+    :raises CentralError: with the detail ``record``, which is whole then
     """
-    record, manifest = begin(drilled, depth)
+    record = _begin(drilled, depth)
     phases = Phases()
     try:
         with phases.phase("set"):
-            _read_all(record, manifest)
+            manifest = _read(drilled, record)
         prepared = Preparation(_request(request, record, manifest), record["drill_id"])
         docker = prepared.docker
         record["versions"].update(
@@ -218,41 +154,15 @@ def start(drilled: DrillSet, request: DrillRequest, depth: str) -> dict[str, Any
         )
         found = bring_up(prepared, phases)
     except CentralError as error:
-        _take_phases(record, phases.seconds, 0.0)
+        take_phases(record, phases.seconds)
         error.details["record"] = break_off(record, error.diagnosis, error.message)
         raise
-    _take_phases(record, phases.seconds, 0.0)
+    take_phases(record, phases.seconds)
     known = (manifest["database"].get("central") or {}).get("bad_blobs") or []
     return {"changed": True, "record": record, "known_bad_blobs": known, **found}
 
 
-def _take_phases(record: dict[str, Any], seconds: dict[str, float], offset: float) -> None:
-    """Add phases that came one after the other, from `offset` seconds after the drill's beginning on."""
-    for name, taken in seconds.items():
-        title = _TITLES.get(name, name.removeprefix("restore_").replace("_", " ").capitalize())
-        record["phases"].append({"name": name, "title": title, "start": round(offset, 3), "seconds": round(taken, 3)})
-        offset += taken
-
-
 # --- the end --------------------------------------------------------------------------------------------------------
-
-
-def _since(record: dict[str, Any]) -> float:
-    started = utc_from_text(str(record["started_at"]))
-    return 0.0 if started is None else max(0.0, (_now() - started).total_seconds())
-
-
-def break_off(record: dict[str, Any], diagnosis: str, message: str) -> dict[str, Any]:
-    """The record of a drill that did not come to its checks."""
-    failed = [each for each in record["checks"] if each["result"] == FAILED]
-    return {
-        **record,
-        "result": FAILED if failed else _ERROR,
-        "finished_at": utc_text(_now()),
-        "elapsed": round(_since(record), 3),
-        "rto": None,
-        "error": {"diagnosis": diagnosis, "message": message},
-    }
 
 
 @dataclass(frozen=True)
@@ -263,6 +173,7 @@ class CheckRequest:
     :param directory: the drill's own
     :param restored: what central_restore has returned
     :param sample: attachments of a quick drill
+    :param objects_elsewhere: whether a set without the objects of S3 is no fault
     """
 
     drilled: DrillSet
@@ -271,6 +182,7 @@ class CheckRequest:
     record: dict[str, Any]
     restored: dict[str, Any]
     sample: int = 20
+    objects_elsewhere: bool = False
     rclone_path: Optional[str] = None
 
     @property
@@ -281,48 +193,42 @@ class CheckRequest:
 
 
 def check_under_lease(request: CheckRequest, lease: str) -> dict[str, Any]:
-    """As :func:`check`, while the lease is kept.
-
-    :raises CentralError: ``lease_lost``, and as :func:`check`
-    """
-    with under_lease(LocalChannel(request.project), check_run_id(lease)):
-        return check(request)
-
-
-def check(request: CheckRequest) -> dict[str, Any]:
-    """Check the restored Central, and end the record.
+    """Check the restored Central while the lease is kept, and end the record.
 
     :returns: the record
-    :raises CentralError: where it could not be checked at all
+    :raises CentralError: where it could not be checked at all, with the detail ``record``, which is whole then; ``lease_lost``
     """
-    record = dict(request.record)
-    came_up = _since(record)
-    restored = {f"restore_{name}": float(taken) for name, taken in (request.restored.get("phases") or {}).items()}
+    record = {**request.record, "phases": list(request.record["phases"]), "checks": list(request.record["checks"])}
+    came_up = since(record)
+    record["rto"] = round(came_up, 3)
+    restored = restore_phases(request.restored)
+    take_phases(record, restored, max(0.0, came_up - sum(restored.values())))
+    try:
+        with under_lease(LocalChannel(request.project), check_run_id(lease)):
+            _check(request, record)
+    except CentralError as error:
+        error.details["record"] = break_off(record, error.diagnosis, error.message)
+        raise
+    failed = any(each["result"] == FAILED for each in record["checks"])
+    return end(record, FAILED if failed else PASSED, came_up)
+
+
+def _check(request: CheckRequest, record: dict[str, Any]) -> None:
+    """Do all checks, and add what they have found to the record, whether all could be done or not."""
+    offset, begun = since(record), time.monotonic()
     checks = _checks(request, record)
     try:
-        _take_phases(record, restored, max(0.0, came_up - sum(restored.values())))
-        begun = time.monotonic()
         checks.run()
-        _take_phases(record, {"checks": time.monotonic() - begun}, came_up)
     finally:
-        record["checks"] = record["checks"] + checks.results
+        take_phases(record, {"checks": time.monotonic() - begun}, offset)
+        record["checks"] += checks.results
         record["figures"] = {**record["figures"], **checks.figures}
-    failed = any(each["result"] == FAILED for each in record["checks"])
-    return {
-        **record,
-        "result": FAILED if failed else PASSED,
-        "finished_at": utc_text(_now()),
-        "elapsed": round(_since(record), 3),
-        "rto": round(came_up, 3),
-        "error": None,
-    }
 
 
 def _checks(request: CheckRequest, record: dict[str, Any]) -> Checks:
     drilled, directory = request.drilled, request.project.directory
-    place = place_of(drilled.path)
-    entry = SetEntry(place.central, place.set_id, place.path)
-    manifest = inspect_set(entry, drilled.passphrase, drilled.allow_unauthenticated)["manifest"]
+    opened = open_set(drilled.path, drilled.passphrase, drilled.allow_unauthenticated)
+    manifest = opened.manifest
     docker, channel = Docker(request.checkout.docker), LocalChannel(request.project)
     document = _read_compose(directory)
     keys = document["services"]["service"]["environment"]
@@ -331,7 +237,7 @@ def _checks(request: CheckRequest, record: dict[str, Any]) -> Checks:
     pool, serve = None, None
     if "blobs" in manifest["parts"]:
         name = str(manifest["parts"]["blobs"].get("pool"))
-        pool = Pool(place.repository, place.central, None if name == "unencrypted" else name)
+        pool = Pool(opened.repository, opened.central, None if name == "unencrypted" else name)
         rclone = find_rclone(request.rclone_path)
         if can_serve(rclone):
             how = Serving(
@@ -354,16 +260,17 @@ def _checks(request: CheckRequest, record: dict[str, Any]) -> Checks:
         Subject(
             channel=channel,
             manifest=manifest,
-            path=place.path,
+            path=opened.path,
             passphrase=drilled.passphrase,
             depth=record["depth"],
             sample=request.sample,
-            seed=re.sub(r"[^0-9A-Za-z.-]", "", place.set_id)[:64],
+            seed=re.sub(r"[^0-9A-Za-z.-]", "", opened.set_id)[:64],
             ca=authority,
             tables=dict((request.restored.get("backup") or {}).get("tables") or {}),
             isolation=lambda: require_apart_in_docker(docker, str(request.project.name), production),
             reach=production.servers,
             systems=production.systems,
+            objects_elsewhere=request.objects_elsewhere,
             pool=pool,
             rclone_path=request.rclone_path,
             serving=serve,

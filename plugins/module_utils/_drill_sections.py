@@ -16,7 +16,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_plots import
     tick_label,
     timeline,
 )
-from ansible_collections.odkops.central.plugins.module_utils._drill_record import failed_checks, moment
+from ansible_collections.odkops.central.plugins.module_utils._drill_record import failed_checks
 from ansible_collections.odkops.central.plugins.module_utils._drill_text import (
     NOTHING,
     duration,
@@ -29,6 +29,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_text import 
     time_of,
     value_text,
 )
+from ansible_collections.odkops.central.plugins.module_utils._set_names import utc_from_text
 
 #: How many drills the table shows; the plots show all.
 TABLE_ROWS = 15
@@ -167,7 +168,7 @@ def _points(
 ) -> list[Point]:
     points = []
     for one in reversed(history):
-        when = moment(one["started_at"])
+        when = utc_from_text(one["started_at"])
         if when is not None and one["result"] != "skipped":
             label = f"{time_of(one['started_at'])}: {RESULT_WORDS[one['result']].lower()}"
             current = one["drill_id"] == record["drill_id"]

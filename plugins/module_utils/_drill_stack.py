@@ -27,6 +27,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_compose impo
     FIRST,
     StackPlan,
     build,
+    mount_source,
     required_images,
 )
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker, Stack
@@ -70,7 +71,8 @@ class DrillRequest:
     :param domain: DOMAIN of the set; None for that of the checkout
     :param identity: of the Central in the set's manifest
     :param objects: whether the database names objects in S3
-    :param database_size: bytes of the set's database part
+    :param compressed_size: bytes of the set's database part
+    :param data_size: bytes of the rows in it, as text; None where the set does not say so
     :param cpus: for each container; None for half of the host's
     :param rclone_path: of the rclone that will be needed for objects
     """
@@ -81,7 +83,8 @@ class DrillRequest:
     domain: str | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     objects: bool = False
-    database_size: int = 0
+    compressed_size: int = 0
+    data_size: int | None = None
     cpus: float | None = None
     memory: int = 2 * 1024**3
     lifetime: int = LIFETIME
@@ -137,7 +140,7 @@ class Preparation:
         found = set()
         for service in self.source["services"].values():
             for mount in service.get("volumes") or ():
-                path = str(mount.get("source", ""))
+                path = mount_source(mount)
                 if mount.get("type") == "bind" and os.path.realpath(path).startswith(f"{root}/files/"):
                     found.add(path)
         return found
@@ -150,8 +153,9 @@ class Preparation:
                 f"{_MEMORY // 1024**2}. Drill on another host, or at another time."
             )
         place = self.docker.run("info", "--format", "{{.DockerRootDir}}").strip()
-        # The dump is compressed, and PostgreSQL keeps what it loads twice for a while.
-        needed = 8 * self.request.database_size + _DISK
+        # With indexes a database takes up to twice its rows as text. Older sets do not say how much those are.
+        rows, compressed = self.request.data_size, self.request.compressed_size
+        needed = (8 * compressed if rows is None else 2 * rows) + _DISK
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(place).free
             if free < needed:

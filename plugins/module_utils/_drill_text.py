@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.odkops.central.plugins.module_utils._drill_record import moment
+from ansible_collections.odkops.central.plugins.module_utils._set_names import utc_from_text
 
 #: What stands where nothing is known.
 NOTHING = "\u2013"
@@ -88,7 +88,7 @@ def day(when: datetime) -> str:
 
 def time_of(text: str | None, seconds: bool = False) -> str:
     """Return the ISO time `text` for people: ``23 Nov 2026, 10:11 UTC``."""
-    when = moment(text) if text else None
+    when = utc_from_text(text) if text else None
     if when is None:
         return NOTHING
     return f"{day(when)}, {when:%H:%M:%S} UTC" if seconds else f"{day(when)}, {when:%H:%M} UTC"

@@ -136,6 +136,8 @@ fi
 # Whether it may be done is asked first, so that it can be rehearsed.
 _BREAK = """
 if ! find_lease; then
+  # What has expired is passed over, and only litter.
+  if [ "$2" = really ]; then rm -f "$own"; fi
   echo free
 elif [ "$1" != - ] && [ "$run" != "$1" ]; then
   tell held

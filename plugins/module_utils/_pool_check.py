@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._blob_fetch import PoolRemote, hash_files
@@ -27,6 +28,24 @@ _BATCH = 5000
 _SHOWN = 20
 
 
+@dataclass
+class Compared:
+    """What was found in the pool.
+
+    :param checked: number of objects that were looked for
+    :param absent: number of those of which the list itself says that they are not there: purged, or known to be lost
+    :param size: bytes of the objects that were looked for
+    :param missing: names of objects that are not there
+    :param wrong: names of objects that are not what they were
+    """
+
+    checked: int = 0
+    absent: int = 0
+    size: int = 0
+    missing: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
 def check_objects(
     pool: Pool,
     list_path: str,
@@ -42,32 +61,46 @@ def check_objects(
     :returns: ``checked``, ``absent`` (the list says so itself: purged, or known to be lost), ``size`` (bytes), ``depth``
     :raises CentralError: ``missing_blob``, ``corrupt``, ``rclone_failed``, ``unreadable``
     """
-    checked = absent = size = 0
-    missing: list[str] = []
-    wrong: list[str] = []
-    for batch in _batches(list_path):
+    found = compare_objects(pool, read_blob_list(list_path), passphrase, depth, rclone, temporary)
+    if found.missing or found.wrong:
+        raise lost(pool, found)
+    return {"checked": found.checked, "absent": found.absent, "size": found.size, "depth": depth}
+
+
+def compare_objects(
+    pool: Pool,
+    entries: Iterable[BlobEntry],
+    passphrase: str | None,
+    depth: str,
+    rclone: Callable[[], Rclone],
+    temporary: str,
+) -> Compared:
+    """Look for each of these objects; the parameters are those of :func:`check_objects`.
+
+    :raises CentralError: ``rclone_failed``, and what `entries` raises
+    """
+    found = Compared()
+    for batch in _batches(entries):
         there = []
         for entry in batch:
             if entry.absent is not None:
-                absent += 1
+                found.absent += 1
                 continue
-            checked += 1
-            size += entry.size or 0
+            found.checked += 1
+            found.size += entry.size or 0
             problem = _stored(pool, entry)
             if problem is None:
                 there.append(entry)
             else:
-                (missing if problem == "missing" else wrong).append(entry.name)
+                (found.missing if problem == "missing" else found.wrong).append(entry.name)
         if depth == CONTENT and there:
-            wrong += _damaged(pool, there, passphrase, rclone(), temporary)
-    if missing or wrong:
-        raise _lost(pool, missing, wrong)
-    return {"checked": checked, "absent": absent, "size": size, "depth": depth}
+            found.wrong += _damaged(pool, there, passphrase, rclone(), temporary)
+    return found
 
 
-def _batches(list_path: str) -> Iterator[list[BlobEntry]]:
-    entries = read_blob_list(list_path)
-    while batch := list(itertools.islice(entries, _BATCH)):
+def _batches(entries: Iterable[BlobEntry]) -> Iterator[list[BlobEntry]]:
+    left = iter(entries)
+    while batch := list(itertools.islice(left, _BATCH)):
         yield batch
 
 
@@ -92,7 +125,9 @@ def _damaged(pool: Pool, entries: list[BlobEntry], passphrase: str | None, rclon
     return [entry.name for entry in entries if found.get(pool.relative_name(entry), {}).get("sha1") != entry.sha1]
 
 
-def _lost(pool: Pool, missing: list[str], wrong: list[str]) -> CentralError:
+def lost(pool: Pool, found: Compared) -> CentralError:
+    """What to say of objects that are missing or wrong: ``missing_blob``, with the first names as details."""
+    missing, wrong = found.missing, found.wrong
     clauses = [
         f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
         for names, what in ((missing, "missing"), (wrong, "damaged"))

@@ -126,14 +126,18 @@ def restore(request: RestoreRequest, source: Source, lease: str | None = None) -
     """Restore, or leave everything as it was.
 
     :returns: ``changed``, ``recovered`` (see :func:`recover`), what :meth:`Restore.prepare` and :meth:`Restore.run` return
-    :raises CentralError: with the diagnosis of what went wrong
+    :raises CentralError: with the diagnosis of what went wrong, and the details ``phases``, ``downtime`` and ``elapsed``
     """
     with holding(request.channel, lease):
         recovered = finish_unfinished(request)
         found = _find(source, request.passphrase, request.sha256)
         run = Restore(_request(request, source, found))
-        prepared = run.prepare()
-        done = run.run()
+        try:
+            prepared = run.prepare()
+            done = run.run()
+        except CentralError as error:
+            error.details.update(run.phases.as_dict())
+            raise
     done["enketo"] = {**prepared.pop("enketo"), **done["enketo"]}
     done["warnings"] = [*prepared.pop("warnings"), *done["warnings"]]
     return {"changed": True, "recovered": recovered, "set": found.facts, **prepared, **done}

@@ -29,6 +29,7 @@ PART_FILES = {
 
 _CENTRAL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _SET_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z-[0-9a-f]{8}", re.ASCII)
+_UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|\+00:?00)", re.ASCII)
 _PARTIAL = re.compile(r"\.(?P<id>[^/]+)\.partial")
 
 
@@ -111,8 +112,15 @@ def utc_text(moment: datetime) -> str:
 
 
 def utc_from_text(text: str) -> datetime | None:
-    """Return the moment that :func:`utc_text` wrote, or None where `text` is nothing of the kind."""
+    """Return the moment that the ISO 8601 text `text` names, or None unless it is one in UTC (``Z`` or ``+00:00``).
+
+    What :func:`utc_text` has written is one.
+    """
+    match = _UTC.fullmatch(text)
+    if match is None:
+        return None
     try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+        begin = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
     except ValueError:
         return None
+    return begin.replace(microsecond=int((match[2] or "0").ljust(6, "0")[:6]))

@@ -35,6 +35,7 @@ class SealedSet:
     """A set whose manifest was checked. The content of its parts was not.
 
     :param central: the name under which the Central is kept in the repository
+    :param authenticated: whether the passphrase has authenticated the manifest
     """
 
     repository: Repository
@@ -42,6 +43,7 @@ class SealedSet:
     set_id: str
     manifest: dict[str, Any]
     path: str
+    authenticated: bool
 
     def part(self, name: str) -> Optional[Part]:
         """The part `name`: ``database``, ``enketo``, ``config`` or ``blobs``; None where the set was made without it."""
@@ -78,5 +80,7 @@ def open_set(path: str, passphrase: str | None, allow_unauthenticated: bool = Fa
     if not place.sealed:
         raise CentralError("not_a_set", f"{path} is not sealed, so it is no set yet.")
     entry = SetEntry(place.central, place.set_id, place.path)
-    manifest = inspect_set(entry, passphrase, allow_unauthenticated)["manifest"]
-    return SealedSet(place.repository, place.central, place.set_id, manifest, place.path)
+    found = inspect_set(entry, passphrase, allow_unauthenticated)
+    return SealedSet(
+        place.repository, place.central, place.set_id, found["manifest"], place.path, found["authenticated"]
+    )

@@ -14,7 +14,8 @@ description:
   - Checks the Central that M(odkops.central.central_drill_stack) has brought up and M(odkops.central.central_restore) has
     restored into. What is checked is in the collection's documentation, C(docs/drill.md).
   - That a check has failed is no failure of the module. The record says so, in C(result) and in C(checks).
-  - With O(error) it checks nothing, and ends the record of a drill that broke off.
+  - With O(error) it checks nothing, and ends the record of a drill that broke off. Without O(record), of one that broke off
+    before it had any.
   - It makes an account in the drill's own database to log in with.
 extends_documentation_fragment:
   - odkops.central._channel
@@ -45,12 +46,25 @@ options:
     type: path
   record:
     description:
-      - The beginning of the record, as M(odkops.central.central_drill_stack) has returned it.
+      - The beginning of the record, as M(odkops.central.central_drill_stack) has returned it. Required unless O(error) is given.
     type: dict
-    required: true
+  central:
+    description:
+      - Name of the Central in the repository. Required without O(record).
+    type: str
+  depth:
+    description:
+      - How deep the drill was going to be, for a record that is made here.
+    type: str
+    choices: [quick, full]
+    default: quick
+  started_at:
+    description:
+      - When the drill began, in UTC, for a record that is made here, such as V(2026-11-23T03:30:12Z). By default it began now.
+    type: str
   restored:
     description:
-      - What M(odkops.central.central_restore) has returned.
+      - What M(odkops.central.central_restore) has returned. With O(error), for the time that it took.
     type: dict
     default: {}
   error:
@@ -62,6 +76,11 @@ options:
       - How many attachments a quick drill downloads. A full one downloads all of them.
     type: int
     default: 20
+  objects_elsewhere:
+    description:
+      - The objects of S3 are kept elsewhere by other means, so that a set without them is no fault.
+    type: bool
+    default: false
   rclone_path:
     description:
       - Path of rclone, for objects of S3. By default it is looked for beside the Python of the module, then in C(PATH).
@@ -93,8 +112,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 record:
-  description: The record of the drill, whole. C(docs/drill-report.md) of this collection describes it.
-  returned: success
+  description:
+    - The record of the drill, whole. C(docs/drill-report.md) of this collection describes it.
+    - If the checks could not be made, the record says so.
+  returned: always, unless the options are wrong
   type: dict
   sample: {"drill_id": "20261123T033012Z-7c41d2", "result": "passed", "rto": 41.2}
 diagnosis:
@@ -113,12 +134,9 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 )
 from ansible_collections.odkops.central.plugins.module_utils._channel_args import project_argument_spec, project_of
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
-from ansible_collections.odkops.central.plugins.module_utils._drill_run import (
-    CheckRequest,
-    DrillSet,
-    break_off,
-    check_under_lease,
-)
+from ansible_collections.odkops.central.plugins.module_utils._drill_progress import begin, break_off
+from ansible_collections.odkops.central.plugins.module_utils._drill_record import DEPTHS, QUICK
+from ansible_collections.odkops.central.plugins.module_utils._drill_run import CheckRequest, DrillSet, check_under_lease
 from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
 
@@ -126,9 +144,9 @@ from ansible_collections.odkops.central.plugins.module_utils._passphrase import 
 def _check(params: dict[str, Any]) -> dict[str, Any]:
     error = params["error"]
     if error is not None:
-        return break_off(
-            params["record"], str(error.get("diagnosis") or "failed"), str(error.get("message") or "It failed.")
-        )
+        record = params["record"] or begin(params["central"], params["depth"], params["set"], params["started_at"])
+        diagnosis, message = str(error.get("diagnosis") or "failed"), str(error.get("message") or "It failed.")
+        return break_off(record, diagnosis, message, params["restored"])
     request = CheckRequest(
         drilled=DrillSet(
             params["set"],
@@ -140,6 +158,7 @@ def _check(params: dict[str, Any]) -> dict[str, Any]:
         record=params["record"],
         restored=params["restored"],
         sample=params["sample"],
+        objects_elsewhere=params["objects_elsewhere"],
         rclone_path=params["rclone_path"],
     )
     return check_under_lease(request, params["lease"])
@@ -154,10 +173,14 @@ def main() -> None:
             "directory": {"type": "path"},
             "lease": {"type": "str"},
             "set": {"type": "path"},
-            "record": {"type": "dict", "required": True},
+            "record": {"type": "dict"},
+            "central": {"type": "str"},
+            "depth": {"type": "str", "choices": list(DEPTHS), "default": QUICK},
+            "started_at": {"type": "str"},
             "restored": {"type": "dict", "default": {}},
             "error": {"type": "dict"},
             "sample": {"type": "int", "default": 20},
+            "objects_elsewhere": {"type": "bool", "default": False},
             "rclone_path": {"type": "path"},
             "allow_unauthenticated": {"type": "bool", "default": False},
         },
@@ -166,9 +189,13 @@ def main() -> None:
     )
     params = module.params
     if params["error"] is None:
-        missing = [name for name in ("project_directory", "directory", "lease", "set") if not params[name]]
-        if missing:
-            module.fail_json(msg=f"Give {', '.join(missing)}, or error.", diagnosis="bad_option", changed=False)
+        needed = ["project_directory", "directory", "lease", "set", "record"]
+    else:
+        needed = [] if params["record"] else ["central"]
+    missing = [name for name in needed if not params[name]]
+    if missing:
+        what = f"Give {', '.join(missing)}{', or error' if params['error'] is None else ', or record'}."
+        module.fail_json(msg=what, diagnosis="bad_option", changed=False)
 
     def action() -> dict[str, Any]:
         return {"changed": False, "record": _check(params), "diagnosis": OK}

@@ -135,7 +135,7 @@ record:
   description:
     - The record of the drill, as far as it goes. M(odkops.central.central_drill_check) ends it.
     - If bringing it up has failed, the record says so and is whole.
-  returned: O(state=present), if the set could be read
+  returned: O(state=present), if O(set) is where sets are
   type: dict
   sample: {"drill_id": "20261123T033012Z-7c41d2", "central": "central.example.org", "depth": "quick", "rpo": 5412.0}
 project:
@@ -198,6 +198,7 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 from ansible_collections.odkops.central.plugins.module_utils._channel_args import project_argument_spec, project_of
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._drill_docker import Docker
+from ansible_collections.odkops.central.plugins.module_utils._drill_record import DEPTHS, QUICK
 from ansible_collections.odkops.central.plugins.module_utils._drill_removal import (
     keep,
     leftovers,
@@ -206,9 +207,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_removal impo
     stack_at,
 )
 from ansible_collections.odkops.central.plugins.module_utils._drill_run import DrillSet, rehearse, start
-from ansible_collections.odkops.central.plugins.module_utils._drill_stack import (
-    DrillRequest,
-)
+from ansible_collections.odkops.central.plugins.module_utils._drill_stack import LIFETIME, DrillRequest
 from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
 
@@ -258,13 +257,13 @@ def main() -> None:
             **passphrase_argument_spec(),
             "state": {"type": "str", "choices": ["present", "absent", "kept"], "default": "present"},
             "set": {"type": "path"},
-            "depth": {"type": "str", "choices": ["quick", "full"], "default": "quick"},
+            "depth": {"type": "str", "choices": list(DEPTHS), "default": QUICK},
             "root": {"type": "path", "default": "/var/lib/odkops-drill"},
             "directory": {"type": "path"},
             "kept_ones": {"type": "bool", "default": False},
             "cpus": {"type": "float"},
             "memory": {"type": "int", "default": 2048},
-            "lifetime": {"type": "int", "default": 180},
+            "lifetime": {"type": "int", "default": LIFETIME},
             "rclone_path": {"type": "path"},
             "allow_unauthenticated": {"type": "bool", "default": False},
         },

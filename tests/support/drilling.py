@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,14 +159,6 @@ class DrillSite:
 
 def _all(source: TarMember) -> bytes:
     return b"".join(iter(lambda: source.read(65536), b""))
-
-
-def wait(condition: Callable[[], object], seconds: float) -> None:
-    """Wait until `condition` is true."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to that in time"
-        time.sleep(0.5)
 
 
 def interrupt(process: subprocess.Popen[bytes], number: int) -> None:

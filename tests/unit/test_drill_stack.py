@@ -25,14 +25,15 @@ def _compose(path: Path, project: str) -> None:
 
 
 def test_directories_of_drills_are_removed(tmp_path: Path) -> None:
-    names = ["central-0a1b2c", "central-0a1b2d", "central-0a1b2e"]
+    names = ["central-0a1b2c", "central-0a1b2d", "central-0a1b2e", "central-0a1b2f"]
     for name in names:
         (tmp_path / name).mkdir()
     _compose(tmp_path / names[0], f"odkops-drill-{names[0]}")
     (tmp_path / names[0] / "whatever").write_text("", "utf-8")
-    # One was cut off before it had its compose file, one when that was begun with.
+    # One was cut off before it had its compose file, one when that was begun with, one in the course of it.
     (tmp_path / names[1] / "tls").mkdir()
     (tmp_path / names[2] / "docker-compose.yml").write_text("", "utf-8")
+    (tmp_path / names[3] / "docker-compose.yml").write_text('{\n "name": "odkops-dr', "utf-8")
     assert remove_leftovers(NOTHING, str(tmp_path)) == [f"odkops-drill-{name}" for name in names]
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,116 @@
+# Copyright: Contributors to the odkops.central collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""drill.yml where no drill comes to be: each Central has its turn, and its report wherever one can be written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import PlaybookResult
+from support.playbooks import run_playbook
+
+PASSPHRASE = "correct horse battery staple 42"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    path = tmp_path / "repository"
+    for name in ("lost", "empty", "other"):
+        (path / name / "sets").mkdir(parents=True)
+    return path
+
+
+def host(repository: Path, **variables: Any) -> dict[str, Any]:
+    return {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+        "central_project_directory": str(repository.parent),
+        "central_repository": str(repository),
+        "central_drill_root": str(repository.parent / "drills"),
+        **variables,
+    }
+
+
+def drill(folder: Path, hosts: dict[str, Any]) -> PlaybookResult:
+    inventory, extra = folder / "inventory.json", folder / "variables.json"
+    inventory.write_text(json.dumps({"odk_central": {"hosts": hosts}}), "utf-8")
+    extra.touch(mode=0o600)
+    extra.write_text(json.dumps({"central_passphrase": PASSPHRASE}), "utf-8")
+    return run_playbook("drill", inventory, extra, timeout=300)
+
+
+def records(repository: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text("utf-8")) for path in (repository / name / "drills").glob("*.json")]
+
+
+def test_a_host_lost_in_the_queue_keeps_none_of_the_others_from_its_turn(tmp_path: Path, repository: Path) -> None:
+    # It answers until its place in the queue is known. Nothing listens on that port.
+    gone = {
+        "ansible_connection": "{{ 'ssh' if drill_begun is defined else 'local' }}",
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 1,
+    }
+    hosts = {"empty": host(repository), "lost": host(repository, **gone), "other": host(repository)}
+    # The one that is lost comes first.
+    for name in ("empty", "other"):
+        assert drill(tmp_path, {name: hosts[name]}).rc != 0
+    outcome = drill(tmp_path, hosts)
+    assert outcome.rc != 0
+    stats = outcome.custom["_run"]["odkops_central_drill"]
+    assert {name: found["diagnosis"] for name, found in stats.items()} == {
+        "lost": "host_unreachable",
+        "empty": "set_not_found",
+        "other": "set_not_found",
+    }
+    assert "127.0.0.1" in stats["lost"]["message"]
+    assert not [found for found in stats.values() if found["ok"]]
+    assert [len(records(repository, name)) for name in ("lost", "empty", "other")] == [0, 2, 2]
+
+
+def test_when_the_budget_is_used_up_no_other_is_begun_with(tmp_path: Path, repository: Path) -> None:
+    # The first one takes longer than there is time for all.
+    slow = "{{ lookup('ansible.builtin.pipe', 'sleep %d; echo latest' | format(20 if drill_began is defined else 0)) }}"
+    hosts = {"empty": host(repository, central_set=slow), "other": host(repository)}
+    for variables in hosts.values():
+        variables["central_drill_budget"] = 0.3
+    outcome = drill(tmp_path, hosts)
+    assert outcome.rc != 0
+    stats = outcome.custom["_run"]["odkops_central_drill"]
+    assert stats["empty"]["diagnosis"] == "set_not_found"
+    assert stats["other"] == {"ok": True, "result": "skipped"}
+    assert [len(records(repository, name)) for name in ("empty", "other")] == [1, 0]
+    # It comes first the next time.
+    hosts = {name: host(repository) for name in ("empty", "other")}
+    again = drill(tmp_path, hosts)
+    ids = {name: max(record["drill_id"] for record in records(repository, name)) for name in hosts}
+    assert ids["other"] < ids["empty"], again.output
+
+
+def test_a_drill_without_a_set_has_a_report(tmp_path: Path, repository: Path) -> None:
+    outcome = drill(tmp_path, {"empty": host(repository, central_drill_depth="full")})
+    assert outcome.rc != 0
+    (record,) = records(repository, "empty")
+    assert (record["result"], record["depth"], record["set"]["set_id"]) == ("error", "full", None)
+    assert record["error"]["diagnosis"] == "set_not_found"
+    assert 0 < record["elapsed"] < 300
+    (page,) = (repository / "empty" / "drills").glob("*.html")
+    assert "set_not_found" in page.read_text("utf-8")
+    (junit,) = (repository / "empty" / "drills").glob("*.xml")
+    assert 'errors="1"' in junit.read_text("utf-8")
+    assert outcome.custom["_run"]["odkops_central_drill"]["empty"]["report"] == str(page)
+    assert not list((tmp_path / "drills").glob("*"))
+
+
+def test_without_a_repository_the_reason_is_still_said(tmp_path: Path, repository: Path) -> None:
+    outcome = drill(tmp_path, {"empty": host(repository, central_repository=str(tmp_path / "none"))})
+    assert outcome.rc != 0
+    assert "none" in outcome.output
+    assert not (tmp_path / "none").exists()
