@@ -101,6 +101,8 @@ def test_a_drill_without_a_set_has_a_report(tmp_path: Path, repository: Path) ->
     assert (record["result"], record["depth"], record["set"]["set_id"]) == ("error", "full", None)
     assert record["error"]["diagnosis"] == "set_not_found"
     assert 0 < record["elapsed"] < 300
+    assert "Drill of empty: ERROR, full, without a set." in outcome.output
+    assert "No RPO. No RTO" in outcome.output
     (page,) = (repository / "empty" / "drills").glob("*.html")
     assert "set_not_found" in page.read_text("utf-8")
     (junit,) = (repository / "empty" / "drills").glob("*.xml")
