@@ -337,6 +337,13 @@ def test_verify(made: Site) -> None:
     assert outcome.custom["_run"]["odkops_central_verify"]["demo"]["authenticated"] is True
 
 
+def test_verify_all_of_them_where_there_is_one(made: Site) -> None:
+    assert len(made.sets()) == 1
+    outcome = made.run("verify", "-e", "central_set=all")
+    assert outcome.rc == 0, outcome.output
+    assert f"Verified backup set: {made.sets()[0]}" in summary(outcome)
+
+
 def test_verify_a_set_by_its_id(made: Site) -> None:
     assert made.run("verify", "-e", f"central_set={made.sets()[0].name}").rc == 0
     absent = made.run("verify", "-e", "central_set=20260101T000000.000Z-00000000")
