@@ -32,6 +32,11 @@ OK, NOT_FOUND = 200, 404
 #: bytes that the Central may answer together
 MUCH = 512 * 1024 * 1024
 
+# What has nothing to do with the set: the drill's Central, or its host, is gone.
+_OF_THE_HOST = frozenset(
+    {"process_killed", "service_not_running", "docker_unavailable", "lease_lost", "central_disk_full", "disk_full"}
+)
+
 _BATCH = 1000
 _REQUEST = 60
 
@@ -106,6 +111,8 @@ class DataChecks:
         except NothingToCheckError as without:
             result, message = SKIPPED, str(without)
         except CentralError as error:
+            if error.diagnosis in _OF_THE_HOST:
+                raise
             result, message, found = FAILED, error.message, error.diagnosis
         self.results.append(
             {

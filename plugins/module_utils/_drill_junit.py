@@ -90,7 +90,7 @@ def _ran(suite: ET.Element, record: dict[str, Any]) -> None:
     """Add the case of the drill itself: restored, broken off, or skipped."""
     case = _case(suite, record, "The set is restored and Central answers", record["rto"])
     error = record["error"]
-    if record["result"] == "error":
+    if error and record["result"] != "skipped":
         _problem(case, "error", error["message"], clean(error["message"]), error["diagnosis"] or "error")
     elif record["result"] == "skipped":
         message = error["message"] if error else "The drill was skipped: no time was left in its budget."
@@ -103,7 +103,7 @@ def junit(record: dict[str, Any]) -> bytes:
     numbers = {
         "tests": len(checks) + 1,
         "failures": sum(check["result"] == "failed" for check in checks),
-        "errors": int(record["result"] == "error"),
+        "errors": int(record["error"] is not None and record["result"] != "skipped"),
         "skipped": sum(check["result"] == "skipped" for check in checks) + int(record["result"] == "skipped"),
     }
     counts = {name: str(value) for name, value in numbers.items()}

@@ -88,7 +88,8 @@ def verdict(record: dict[str, Any]) -> str:
         but = "and" if record["rto"] is None else "but"
         # Whether that was all its data is what the checks deny.
         answered = _answered(record).replace(" with all its data", "")
-        return f"Do not rely on {_the_set(record)}: {answered}, {but} {which} failed."
+        broke_off = ", and the drill broke off" if record["error"] else ""
+        return f"Do not rely on {_the_set(record)}: {answered}, {but} {which} failed{broke_off}."
     if record["result"] == "error":
         what = _the_set(record) if record["set"]["set_id"] else "any set"
         return f"The drill broke off after {duration(record['elapsed'])}: it proves nothing of {what}."

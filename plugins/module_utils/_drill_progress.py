@@ -5,14 +5,21 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from datetime import datetime, timezone
 from typing import Any, Optional
 
 from ansible_collections.odkops.central.plugins.module_utils._drill_record import ERROR, FAILED
 from ansible_collections.odkops.central.plugins.module_utils._drill_stack import new_drill_id
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._manifest import COLLECTION_VERSION
-from ansible_collections.odkops.central.plugins.module_utils._set_names import set_id_time, utc_from_text, utc_text
+from ansible_collections.odkops.central.plugins.module_utils._set_names import (
+    check_central_name,
+    set_id_time,
+    utc_from_text,
+    utc_text,
+)
 from ansible_collections.odkops.central.plugins.module_utils._set_parts import SealedSet
 
 #: the check that is failed by a set that cannot be restored from
@@ -20,7 +27,16 @@ SET_CHECK, SET_TITLE = "set", "The set is what was sealed"
 
 # Where one of these ends a drill it is the set that is not good, and the drill has shown it: the drill has failed.
 _OF_THE_SET = frozenset(
-    {"tampered", "bad_manifest", "missing_part", "corrupt", "truncated", "blob_mismatch", "not_a_central_backup"}
+    {
+        "tampered",
+        "bad_manifest",
+        "not_a_set",
+        "missing_part",
+        "corrupt",
+        "truncated",
+        "blob_mismatch",
+        "not_a_central_backup",
+    }
 )
 
 #: of a drill and of a restore, in their order
@@ -49,8 +65,14 @@ def begin(central: str, depth: str, path: Optional[str] = None, started_at: Opti
 
     :param path: of the set's directory, as far as it is known
     :param started_at: when it began, in UTC; now unless given
+    :raises CentralError: ``bad_option``, ``bad_name``
     """
-    started = utc_from_text(started_at or "") or datetime.now(timezone.utc)
+    check_central_name(central)
+    started = utc_from_text(started_at) if started_at else datetime.now(timezone.utc)
+    if started is None:
+        raise CentralError(
+            "bad_option", f"started_at: {started_at!r} is not a time in UTC such as 2026-11-23T03:30:12Z."
+        )
     name = os.path.basename(os.path.normpath(path or ""))
     made = set_id_time(name)
     return {
@@ -111,8 +133,32 @@ def take_phases(record: dict[str, Any], seconds: dict[str, float], offset: Optio
 
 
 def restore_phases(restored: dict[str, Any]) -> dict[str, float]:
-    """The phases of what central_restore has returned, by the names that they have in a record."""
-    return {f"restore_{name}": float(taken) for name, taken in (restored.get("phases") or {}).items()}
+    """The phases of what central_restore has returned, by the names that they have in a record.
+
+    :raises CentralError: ``bad_option``
+    """
+    try:
+        return {f"restore_{name}": float(taken) for name, taken in (restored.get("phases") or {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CentralError("bad_option", "restored: its phases are not seconds by name.") from error
+
+
+def require_begun(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of the beginning of a record, if it is one.
+
+    :raises CentralError: ``bad_option``
+    """
+    fields = (("set", dict), ("versions", dict), ("figures", dict), ("phases", list), ("checks", list))
+    wrong = [name for name, kind in fields if not isinstance(record.get(name), kind)]
+    wrong += [
+        name for name in ("phases", "checks") if not all(isinstance(each, dict) for each in record.get(name) or ())
+    ]
+    wrong += [name for name in ("drill_id", "central", "depth", "started_at") if not isinstance(record.get(name), str)]
+    if wrong:
+        raise CentralError(
+            "bad_option", f"record: {wrong[0]} is not what central_drill_stack returns. Give its record as it is."
+        )
+    return copy.deepcopy(record)
 
 
 def since(record: dict[str, Any]) -> float:
@@ -143,11 +189,14 @@ def break_off(
     ended = {**record, "phases": list(record["phases"]), "checks": list(record["checks"])}
     if not any(each["name"].startswith("restore_") for each in ended["phases"]):
         take_phases(ended, restore_phases(restored or {}))
+        if ended.get("rto") is None and (restored or {}).get("diagnosis") == "ok":
+            # It answered, and was lost while it was checked.
+            ended["rto"] = max((each["start"] + each["seconds"] for each in ended["phases"]), default=None)
     if diagnosis in _OF_THE_SET:
         wrong = {"name": SET_CHECK, "title": SET_TITLE, "result": FAILED, "found": diagnosis, "message": message}
         ended["checks"] = [each for each in ended["checks"] if each["name"] != SET_CHECK] + [wrong]
     failed = any(each["result"] == FAILED for each in ended["checks"])
     return {
-        **end(ended, FAILED if failed else ERROR, record.get("rto")),
+        **end(ended, FAILED if failed else ERROR, ended.get("rto")),
         "error": {"diagnosis": diagnosis, "message": message},
     }

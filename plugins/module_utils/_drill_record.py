@@ -207,6 +207,10 @@ def _contradiction(record: dict[str, Any]) -> str | None:
     result = record["result"]
     if result == PASSED and failed:
         return f"is passed, although the check {failed[0]} failed"
+    if result in (SKIPPED, ERROR) and failed:
+        return f"is {result}, although the check {failed[0]} failed"
+    if result == PASSED and record["rto"] is None:
+        return "is passed, although Central never answered"
     if result == PASSED and record["error"]:
         return "is passed, although there is an error"
     if result == PASSED and not any(check["result"] == PASSED for check in record["checks"]):

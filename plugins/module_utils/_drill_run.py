@@ -31,6 +31,7 @@ from ansible_collections.odkops.central.plugins.module_utils._drill_progress imp
     begin,
     break_off,
     end,
+    require_begun,
     restore_phases,
     since,
     take_phases,
@@ -198,7 +199,7 @@ def check_under_lease(request: CheckRequest, lease: str) -> dict[str, Any]:
     :returns: the record
     :raises CentralError: where it could not be checked at all, with the detail ``record``, which is whole then; ``lease_lost``
     """
-    record = {**request.record, "phases": list(request.record["phases"]), "checks": list(request.record["checks"])}
+    record = require_begun(request.record)
     came_up = since(record)
     record["rto"] = round(came_up, 3)
     restored = restore_phases(request.restored)

@@ -134,7 +134,11 @@ from ansible_collections.odkops.central.plugins.module_utils._args import (
 )
 from ansible_collections.odkops.central.plugins.module_utils._channel_args import project_argument_spec, project_of
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
-from ansible_collections.odkops.central.plugins.module_utils._drill_progress import begin, break_off
+from ansible_collections.odkops.central.plugins.module_utils._drill_progress import (
+    begin,
+    break_off,
+    require_begun,
+)
 from ansible_collections.odkops.central.plugins.module_utils._drill_record import DEPTHS, QUICK
 from ansible_collections.odkops.central.plugins.module_utils._drill_run import CheckRequest, DrillSet, check_under_lease
 from ansible_collections.odkops.central.plugins.module_utils._module import run
@@ -144,7 +148,9 @@ from ansible_collections.odkops.central.plugins.module_utils._passphrase import 
 def _check(params: dict[str, Any]) -> dict[str, Any]:
     error = params["error"]
     if error is not None:
-        record = params["record"] or begin(params["central"], params["depth"], params["set"], params["started_at"])
+        record = (params["record"] and require_begun(params["record"])) or begin(
+            params["central"], params["depth"], params["set"], params["started_at"]
+        )
         diagnosis, message = str(error.get("diagnosis") or "failed"), str(error.get("message") or "It failed.")
         return break_off(record, diagnosis, message, params["restored"])
     request = CheckRequest(

@@ -168,6 +168,10 @@ partials:
       description: For how many seconds nothing in it has changed.
       returned: always
       type: int
+set_path:
+  description: The directory of the set in which something is wrong.
+  returned: failure, if O(set) is given and there is such a set
+  type: str
 diagnosis:
   description:
     - What is wrong, as one of the codes in C(docs/diagnoses.md) of this collection.
@@ -209,7 +213,11 @@ def describe(entry: SetEntry, passphrase: str | None, allow_unauthenticated: boo
 
     :raises CentralError: where something is wrong with it
     """
-    found = inspect_set(entry, passphrase, allow_unauthenticated)
+    try:
+        found = inspect_set(entry, passphrase, allow_unauthenticated)
+    except CentralError as error:
+        error.details.setdefault("set_path", entry.path)
+        raise
     manifest = found["manifest"]
     return {
         **entry._asdict(),

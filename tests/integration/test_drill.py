@@ -206,14 +206,27 @@ def test_each_spoilt_set_fails_at_exactly_what_is_wrong_with_it(site: DrillSite)
     )
     hosts = {name: site.host(central_name=name) for name in names}
     hosts["one-row"]["central_drill_keep"] = "on_failure"
+    # This one is sound, and its host is lost once it was checked.
+    site.copy("good", "lost")
+    hosts["lost"] = site.host(
+        central_name="lost",
+        central_drill_lifetime=60,
+        ansible_connection="{{ 'ssh' if drill_checked.record is defined else 'local' }}",
+        ansible_host="127.0.0.1",
+        ansible_port=1,
+    )
     before = state(site.demo)
     outcome = site.run("drill", hosts=hosts)
     assert outcome.rc != 0
     for name, check in names.items():
         (record,) = site.records(name)
         assert (record["result"], failed(record)) == ("failed", [check]), record
+        assert record["set"]["set_id"] == site.set_of(name).name
         assert stats(outcome)[name]["failed_checks"] == [check]
     assert state(site.demo) == before
+    lost = stats(outcome)["lost"]
+    assert (lost["ok"], lost["diagnosis"], site.records("lost")) == (False, "host_unreachable", [])
+    wait_for(lambda: not [name for name in site.left() if "lost" in name], 120)
     # One of them was to stay.
     (record,) = site.records("one-row")
     assert record["kept"].startswith("odkops-drill-one-row-")

@@ -39,12 +39,12 @@ def host(repository: Path, **variables: Any) -> dict[str, Any]:
     }
 
 
-def drill(folder: Path, hosts: dict[str, Any]) -> PlaybookResult:
+def drill(folder: Path, hosts: dict[str, Any], check: bool = False) -> PlaybookResult:
     inventory, extra = folder / "inventory.json", folder / "variables.json"
     inventory.write_text(json.dumps({"odk_central": {"hosts": hosts}}), "utf-8")
     extra.touch(mode=0o600)
     extra.write_text(json.dumps({"central_passphrase": PASSPHRASE}), "utf-8")
-    return run_playbook("drill", inventory, extra, timeout=300)
+    return run_playbook("drill", inventory, extra, check=check, timeout=300)
 
 
 def records(repository: Path, name: str) -> list[dict[str, Any]]:
@@ -73,6 +73,30 @@ def test_a_host_lost_in_the_queue_keeps_none_of_the_others_from_its_turn(tmp_pat
     assert "127.0.0.1" in stats["lost"]["message"]
     assert not [found for found in stats.values() if found["ok"]]
     assert [len(records(repository, name)) for name in ("lost", "empty", "other")] == [0, 2, 2]
+
+
+def test_a_wrong_variable_of_one_host_keeps_none_of_the_others_from_its_turn(tmp_path: Path, repository: Path) -> None:
+    hosts = {"empty": host(repository, central_drill_sample="many"), "other": host(repository)}
+    outcome = drill(tmp_path, hosts)
+    assert outcome.rc != 0
+    stats = outcome.custom["_run"]["odkops_central_drill"]
+    assert {name: found["diagnosis"] for name, found in stats.items()} == {
+        "empty": "bad_option",
+        "other": "set_not_found",
+    }
+    assert "many" in stats["empty"]["message"]
+    assert len(records(repository, "other")) == 1
+
+
+def test_in_check_mode_a_host_that_is_lost_is_said(tmp_path: Path, repository: Path) -> None:
+    gone = {
+        "ansible_connection": "{{ 'ssh' if drill_began is defined else 'local' }}",
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 1,
+    }
+    outcome = drill(tmp_path, {"lost": host(repository, **gone)}, check=True)
+    assert outcome.rc != 0
+    assert "host_unreachable" in outcome.output
 
 
 def test_when_the_budget_is_used_up_no_other_is_begun_with(tmp_path: Path, repository: Path) -> None:

@@ -134,6 +134,23 @@ def test_an_object_that_the_database_names_and_the_list_does_not(tmp_path: Path,
     assert found["attachments"]["result"] == "skipped"
 
 
+@pytest.mark.parametrize("diagnosis", ["process_killed", "service_not_running", "docker_unavailable", "lease_lost"])
+def test_a_central_that_dies_while_it_is_checked_says_nothing_of_the_set(
+    tmp_path: Path, pool: Pool, diagnosis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Answering.run
+
+    def dead(self: Answering, operation: str, *arguments: str, **options: Any) -> bytes:
+        if operation == operations.OBJECTS:
+            raise CentralError(diagnosis, "It is gone.")
+        return run(self, operation, *arguments, **options)
+
+    monkeypatch.setattr(Answering, "run", dead)
+    with pytest.raises(CentralError) as caught:
+        results(tmp_path, pool, [entry(1)], [1])
+    assert caught.value.diagnosis == diagnosis
+
+
 def test_purged_meanwhile_is_no_fault(tmp_path: Path, pool: Pool) -> None:
     listed = [entry(1), entry(2, "purged"), entry(3, "known")]
     Path(pool.object_path(entry(2))).unlink()

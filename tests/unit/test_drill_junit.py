@@ -104,6 +104,15 @@ def test_a_check_that_failed(tmp_path: Path) -> None:
     assert cases["A temporary account logs in"].is_skipped
 
 
+def test_a_drill_that_failed_and_broke_off(tmp_path: Path) -> None:
+    error = {"diagnosis": "tampered", "message": "The manifest was changed."}
+    suite = suite_of(make_record(failing=("rows",), rto=None, error=error), tmp_path)
+    assert (suite.tests, suite.failures, suite.errors) == (12, 1, 1)
+    (case,) = next(iter(suite)).result
+    assert isinstance(case, junitparser.Error)
+    assert case.type == "tampered"
+
+
 def test_a_drill_that_broke_off_and_one_that_was_skipped(tmp_path: Path) -> None:
     suite = suite_of(make_record("error"), tmp_path)
     assert (suite.tests, suite.failures, suite.errors) == (1, 0, 1)

@@ -187,6 +187,13 @@ def test_an_error_says_what_to_do() -> None:
             ("Do not rely on the set of 23 Nov 2026, 02:00 UTC: Central never answered, and 1 of 11 checks failed."),
         ),
         (
+            make_record(failing=("login",), rto=None, error={"diagnosis": "tampered", "message": "It was changed."}),
+            (
+                "Do not rely on the set of 23 Nov 2026, 02:00 UTC: Central never answered, and 1 of 11 checks failed, "
+                "and the drill broke off."
+            ),
+        ),
+        (
             make_record("error"),
             "The drill broke off after 2 min 32 s: it proves nothing of the set of 23 Nov 2026, 02:00 UTC.",
         ),

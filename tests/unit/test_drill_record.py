@@ -37,13 +37,13 @@ def test_a_good_record_stays_as_it_is(record: dict[str, Any]) -> None:
 
 def test_what_templates_turn_into_text_is_turned_back() -> None:
     record = make_record()
-    record.update(rpo="5412.5", rto="", kept="", error="None", elapsed="7")
+    record.update(rpo="5412.5", rto="41", kept="", error="None", elapsed="7")
     record["set"].update(size="12", authenticated="True")
     record["phases"][0]["seconds"] = "1.5"
     known = _drill_record.validated(record)
     assert (known["rpo"], known["rto"], known["kept"], known["error"], known["elapsed"]) == (
         5412.5,
-        None,
+        41,
         None,
         None,
         7,
@@ -119,6 +119,9 @@ def test_nesting_has_an_end() -> None:
         {"checks": []},
         {"checks": [{"name": "rows", "result": "skipped"}]},
         {"error": {"message": "It broke."}},
+        {"rto": None},
+        {"result": "skipped", "checks": [{"name": "rows", "result": "failed"}]},
+        {"result": "error", "error": {"message": "It broke."}, "checks": [{"name": "rows", "result": "failed"}]},
         {"result": "failed"},
         {"result": "error"},
     ],
