@@ -228,7 +228,11 @@ def central_directory(demo: Demo) -> Iterator[Path]:
 
 
 def remove_gate_user(seconds: float = 15) -> None:
-    """Remove the user of the gate, its home and its group, if they are there. Its last session may still be ending."""
+    """Remove the user of the gate, its home and its group, if they are there. Its last session may still be ending.
+
+    What it has left in /run, such as the lease of a run that was killed, would be the next one's.
+    """
+    subprocess.run(["find", "/run/lock", "/tmp", "-user", GATE_USER, "-delete"], capture_output=True, check=False)
     limit = time.monotonic() + seconds
     while subprocess.run(["getent", "passwd", GATE_USER], capture_output=True, check=False).returncode == 0:
         done = subprocess.run(["userdel", "--remove", GATE_USER], capture_output=True, text=True, check=False)
