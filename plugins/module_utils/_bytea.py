@@ -1,7 +1,7 @@
 # Copyright: Contributors to the odkops.central collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Values of the type ``bytea`` as COPY shows them, hashed piece by piece.
+"""Values of the type ``bytea`` as COPY shows them, read or hashed piece by piece.
 
 Hexadecimal (``\\\\x...``), or where ``bytea_output`` is set so, escaped: octal escapes and doubled
 backslashes, each backslash doubled once more by COPY (PostgreSQL's documentation, "Binary Data Types").
@@ -12,6 +12,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
+from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._copy_text import NULL, Buffer
 
@@ -23,16 +24,18 @@ _NO_ESCAPE = re.compile(rb"\\(?![0-3][0-7]{2})")
 _ESCAPE = 5
 
 
-class ByteaDigest:
-    """SHA-1 and size of one value.
+class Bytea:
+    """One value.
 
     Its methods raise :class:`ValueError` for what is no ``bytea``.
+
+    :param take: called with each piece of it
     """
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[bytes], object]) -> None:
         #: bytes of the value so far
         self.size = 0
-        self._hash = hashlib.sha1(usedforsecurity=False)
+        self._take = take
         self._rest = b""
         self._hexadecimal: bool | None = None
 
@@ -93,20 +96,32 @@ class ByteaDigest:
 
     def _update(self, data: bytes) -> None:
         self.size += len(data)
-        self._hash.update(data)
+        self._take(data)
 
     @property
     def is_null(self) -> bool:
         """Whether what was fed is no value at all: NULL."""
         return not self.size and not self._hexadecimal and self._rest == NULL
 
-    def finish(self) -> str:
-        """No more comes: the SHA-1 of the value, 40 hexadecimal digits."""
+    def end(self) -> None:
+        """No more comes."""
         if self._rest:
             if self._hexadecimal:
                 raise ValueError("an odd number of hexadecimal digits")
             self._update(_unescape(self._rest))
             self._rest = b""
+
+
+class ByteaDigest(Bytea):
+    """SHA-1 and size of one value."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha1(usedforsecurity=False)
+        super().__init__(self._hash.update)
+
+    def finish(self) -> str:
+        """No more comes: the SHA-1 of the value, 40 hexadecimal digits."""
+        self.end()
         return self._hash.hexdigest()
 
 

@@ -137,6 +137,8 @@ class OperationStream:
         source, stdin = self._source, process.stdin
         if source is None or stdin is None:
             return
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(stdin, _F_SETPIPE_SZ, _PIPE)
         try:
             while data := source.read(CHUNK):
                 view = memoryview(data)

@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional
 from ansible_collections.odkops.central.plugins.module_utils import _enketo_restore as enketo
 from ansible_collections.odkops.central.plugins.module_utils._backup_terms import Terms
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
+from ansible_collections.odkops.central.plugins.module_utils._copy_binary import LargeFiles
 from ansible_collections.odkops.central.plugins.module_utils._enketo_answers import ASKED, require_links
 from ansible_collections.odkops.central.plugins.module_utils._enketo_plan import EnketoPlan
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
@@ -111,8 +112,9 @@ class Restore:
         self._found: Verification
         self._extensions: dict[str, str]
         self._links: list[LinkFact] = []
+        self._large = LargeFiles()
         self._enketo: Optional[EnketoPlan] = None
-        self._enketo_changes = False
+        self._enketo_changes = self._much_room = False
 
     # --- before anything is changed ---------------------------------------------------------------------------------
 
@@ -145,7 +147,7 @@ class Restore:
             sha256=request.sha256,
             known_bad_blobs=request.known_bad_blobs,
         )
-        self._found = verify_file(request.path, expected, on_facts=take)
+        self._found = verify_file(request.path, expected, on_blob=self._large.note, on_facts=take)
         return migrations
 
     def _preflight(self, migrations: list[str]) -> dict[str, Any]:
@@ -163,7 +165,7 @@ class Restore:
         else:
             self._require_way_back()
             require_replaceable(self._target, self._tag, self._found.tables or {}, request.strategy == RESTORE_JS)
-        require_space(survey, backup, free)
+        self._much_room = require_space(survey, backup, free)
         warnings = []
         if free is None:
             warnings.append(
@@ -321,10 +323,8 @@ class Restore:
     def _load(self) -> list[str]:
         there = self._survey.database["extensions"] or {}
         wished = {name: schema for name, schema in there.items() if name not in self._extensions}
-        missing = self._target.create(self._tag, self._extensions, wished)
         with self._archive() as archive:
-            self._target.load(self._tag, archive)
-        return missing
+            return self._target.load(self._tag, archive, wished, self._large, self._much_room)
 
     def _compare(self, found: dict[str, int], expected: dict[str, int]) -> None:
         """See whether each table has the rows that the backup has."""

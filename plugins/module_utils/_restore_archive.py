@@ -5,7 +5,8 @@
 
 pg_restore spends a third of its time inflating, on the core that it needs for everything else, and what reads an archive of
 another version of PostgreSQL may lack its compression. So it is decompressed here. A legacy zip holds the directory format,
-which pg_restore reads from a disk only: it becomes the custom format on the way, and needs no copy anywhere.
+which pg_restore reads from a disk only: it becomes the custom format on the way, and needs no copy anywhere. Files in the
+database, half of whose text the server would only count and turn into bytes, may become the binary format of COPY.
 
 Source of the formats: see _pgdump_toc.py and _pgdump_archive.py, and for the field of an entry in the custom format
 _WriteExtraToc and WriteOffset of PostgreSQL's src/bin/pg_dump (pg_backup_custom.c, pg_backup_archiver.c).
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import BinaryIO
 
 from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
+from ansible_collections.odkops.central.plugins.module_utils._copy_binary import BinaryRows, Conversion, conversion
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error
 from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import LegacyZip
 from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import HEADER_SIZE, MAGIC, EncryptedReader
@@ -147,26 +149,43 @@ class RestoreArchive:
         wanted = [entry.definition for entry in self.entries if entry.description in ("ACL", "DEFAULT ACL")]
         return [sql.strip() for sql in wanted if _GRANT.fullmatch(sql)]
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self, sizes: Mapping[int, int] | None = None) -> Iterator[bytes]:
         """The archive without compression, in pieces. It can be read once.
 
+        :param sizes: None for rows as text throughout, which a pg_restore that prints SQL needs. Else the table of files is
+            given in the binary format where that can be, and these are those of its large files, see :class:`LargeFiles`
         :raises CentralError: where the file is not what was verified
         """
-        yield _rewritten(self._head, self.entries)
-        frame = Frame(self.entries, self._head[INTEGER_SIZE])
-        method, file = self.header.compression, self.header.container != CUSTOM
+        size = self._head[INTEGER_SIZE]
+        binary = None if sizes is None else conversion(self.entries)
+        head = _rewritten(self._head, self.entries, binary)
+        if head is None:
+            binary, head = None, _rewritten(self._head, self.entries)
+        yield head or b""
+        frame = Frame(self.entries, size)
         for block in self._blocks:
             yield frame.before(block)
-            engine = decompressor(method, block.entry.name, file)
-            for compressed in block.pieces:
-                for data in engine.feed(compressed):
-                    if data:
-                        yield frame.chunk(len(data))
-                        yield data
-            engine.finish()
+            if binary is not None and sizes is not None and block.entry is binary.entry:
+                rows = BinaryRows(binary, sizes)
+                for data in self._decompressed(block):
+                    made = rows.feed(data)
+                    if made:
+                        yield frame.chunk(sum(map(len, made)))
+                        yield from made
+                rows.finish()
+            else:
+                for data in self._decompressed(block):
+                    yield frame.chunk(len(data))
+                    yield data
             yield frame.end
         yield frame.finish()
         self.check()
+
+    def _decompressed(self, block: Block) -> Iterator[bytes]:
+        engine = decompressor(self.header.compression, block.entry.name, self.header.container != CUSTOM)
+        for compressed in block.pieces:
+            yield from filter(None, engine.feed(compressed))
+        engine.finish()
 
     def check(self) -> None:
         """See that the file that was read is the one that was verified, byte for byte.
@@ -218,15 +237,30 @@ class Fed:
             self._pieces.close()  # type: ignore[attr-defined]
 
 
-def _rewritten(head: bytes, entries: list[TocEntry]) -> bytes:
-    """Header and table of contents of an archive, in the custom format, without compression and positions."""
-    version = (head[5], head[6])
-    none = integer(0, head[INTEGER_SIZE]) if version < (1, 15) else b"\0"
+def _rewritten(head: bytes, entries: list[TocEntry], binary: Conversion | None = None) -> bytes | None:
+    """Header and table of contents of an archive, in the custom format, without compression and positions.
+
+    :param binary: whose statement takes the place of its entry's; None is returned where that one is not found
+    """
+    version, size = (head[5], head[6]), head[INTEGER_SIZE]
+    none = integer(0, size) if version < (1, 15) else b"\0"
     pieces = [head[:FORMAT], bytes([CUSTOM]), none]
     position = COMPRESSION + len(none)
     for entry in entries:
         begin, end = entry.extra
-        pieces += (head[position:begin], bytes([_NOT_SET if entry.has_data else _NO_DATA]), bytes(head[OFFSET_SIZE]))
+        fields = head[position:begin]
+        if binary is not None and entry is binary.entry:
+            old, new = (_string(statement, size) for statement in (entry.copy_statement, binary.statement))
+            if fields.count(old) != 1:
+                return None
+            fields = fields.replace(old, new)
+        pieces += (fields, bytes([_NOT_SET if entry.has_data else _NO_DATA]), bytes(head[OFFSET_SIZE]))
         position = end
     pieces.append(head[position:])
     return b"".join(pieces)
+
+
+def _string(text: str, size: int) -> bytes:
+    """A text as archives have it: its length as an integer of `size` bytes, and its bytes."""
+    data = text.encode()
+    return integer(len(data), size) + data

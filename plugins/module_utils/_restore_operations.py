@@ -18,13 +18,7 @@ from __future__ import annotations
 from ansible_collections.odkops.central.plugins.module_utils._operation import RESTORE, Operation
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump_operations import BESIDE, SETTINGS, TIMEOUT
 
-SURVEY, CREATE, LOAD, COUNT, FINISH = (
-    "restore-survey",
-    "restore-create",
-    "restore-load",
-    "restore-count",
-    "restore-finish",
-)
+SURVEY, LOAD, COUNT, FINISH = "restore-survey", "restore-load", "restore-count", "restore-finish"
 SWAP, UNSWAP, DROP, STATE, MISSED = "restore-swap", "restore-unswap", "restore-drop", "restore-state", "restore-missed"
 GRANT, SPACE, END, BLOB, KNOWN = "restore-grant", "restore-space", "restore-end", "restore-blob", "restore-known"
 
@@ -122,7 +116,8 @@ done
 echo unknown
 """
 
-# A new database like the one of the name $2, and the extensions $3 ("name:schema ...") and, if they can be made, $4 in it.
+# First a new database like the one of the name $2, and the extensions $3 ("name:schema ...") and, if they can be made, $4 in it.
+# Prints those of the latter that cannot.
 _CREATE = """\
 administer --set old="$2" <<'SQL' || exit 1
 SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L',
@@ -147,12 +142,19 @@ for extension in $3; do extend "$extension" || exit 1; done
 for extension in $4; do extend "$extension" >/dev/null 2>&1 || echo "${extension%%:*}"; done
 """
 
-# One line with the ids of the entries that are to be restored, in their order, then the archive.
-# What pg_restore says last goes to stderr in one line.
+# Then what comes on stdin: one line with the ids of the entries that are to be restored, in their order, and the archive.
+# What pg_restore says last goes to stderr in one line. $5: `lz4` where long texts, Central's submissions, are to be compressed by
+# LZ4 if the server has it (PostgreSQL 14 and later): with its own method that is a third of all its work in a restore. It takes
+# more room. Of what Central writes later, the server's setting decides as before.
 _LOAD = """\
 export PGOPTIONS="$PGOPTIONS -c synchronous_commit=off"
 IFS= read -r odkops_entries
 exec 4<&0
+if [ "$5" = lz4 ]; then
+  found=$(own "odkops_new_$tag" </dev/null --command \\
+    "SELECT 1 FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)") || exit 1
+  if [ "$found" = 1 ]; then export PGOPTIONS="$PGOPTIONS -c default_toast_compression=lz4"; fi
+fi
 said=$(printf '%s;\\n' $odkops_entries | pg_restore --exit-on-error --no-owner --no-password --use-list=/dev/fd/3 \\
   --dbname="dbname=odkops_new_$tag" 3<&0 <&4 2>&1)
 status=$?
@@ -360,8 +362,7 @@ def both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation
 #: the first parameter is the tag of the run; those for ``postgres14`` have a user and a database of that server before it
 OPERATIONS: tuple[Operation, ...] = (
     *both(SURVEY, _ADMINISTER + _SURVEY, NAME),
-    *both(CREATE, _ADMINISTER + _CREATE, NAME, EXTENSIONS, EXTENSIONS),
-    *both(LOAD, _LOAD),
+    *both(LOAD, _ADMINISTER + _CREATE + _LOAD, NAME, EXTENSIONS, EXTENSIONS, "lz4|default"),
     *both(GRANT, _GRANT),
     *both(COUNT, _COUNT, NAME),
     *both(FINISH, _ADMINISTER + _FINISH, NAME, "true|false"),

@@ -151,10 +151,11 @@ def space_needed(survey: Survey, backup: Backup) -> int:
     return max(backup.size, min(guess, 3 * backup.size)) * 11 // 10 + _WAL
 
 
-def require_space(survey: Survey, backup: Backup, free: int | None) -> None:
+def require_space(survey: Survey, backup: Backup, free: int | None) -> bool:
     """See whether there is room for a second database. On another server only its administrator knows.
 
     :param free: bytes that are free there, or None
+    :returns: whether it is known to be enough for a database that is larger than that of today by half
     :raises CentralError: ``central_disk_full``
     """
     needed = space_needed(survey, backup)
@@ -166,3 +167,4 @@ def require_space(survey: Survey, backup: Backup, free: int | None) -> None:
             free=free,
             needed=needed,
         )
+    return free is not None and free >= 2 * needed

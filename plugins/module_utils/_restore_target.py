@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Optional
@@ -16,6 +16,7 @@ from ansible_collections.odkops.central.plugins.module_utils import _restore_ope
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._identity import Identity, read_identity
+from ansible_collections.odkops.central.plugins.module_utils._memory import keep_freed_memory
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump_place import Place, find_place, stopped
 from ansible_collections.odkops.central.plugins.module_utils._postgres_settings import POSTGRES14
 from ansible_collections.odkops.central.plugins.module_utils._restore_archive import Fed, RestoreArchive
@@ -183,34 +184,39 @@ class Target:
         found = self.channel.run(operations.SPACE, timeout=_SHORT).decode("ascii", "replace").strip()
         return int(found) if found.isdigit() else None
 
-    def create(self, tag: str, needed: dict[str, str], wished: dict[str, str]) -> list[str]:
-        """Make a new database like Central's, and extensions in it.
+    def load(
+        self,
+        tag: str,
+        archive: RestoreArchive,
+        wished: dict[str, str],
+        large: Mapping[int, int],
+        lz4: bool = False,
+    ) -> list[str]:
+        """Make a new database like Central's, with the extensions that the archive needs, and restore the archive into it.
 
-        :param needed: schemas of the extensions without which there is no restore, by name
-        :param wished: the same of those that are only there in the database of today
-        :returns: those of the latter that could not be made
-        """
-        output = self.call(operations.CREATE, tag, self.database, extension_words(needed), extension_words(wished))
-        return output.split()
-
-    def load(self, tag: str, archive: RestoreArchive) -> int:
-        """Restore the archive into the new database.
-
-        :returns: bytes that were sent
+        :param wished: schemas by name of extensions that are only there in the database of today
+        :param large: sizes of the archive's large files, see :meth:`RestoreArchive.pieces`
+        :param lz4: whether long texts may take half as much room again, in less time
+        :returns: those of the wished extensions that could not be made
         :raises CentralError: ``restore_failed``, ``central_disk_full``
         """
         ids = " ".join(map(str, archive.restored_ids))
-        source = Fed(self.lines + f"{ids}\n".encode(), archive.pieces())
+        keep_freed_memory()
+        source = Fed(self.lines + f"{ids}\n".encode(), archive.pieces(large))
         name, before = self.named(operations.LOAD)
+        words = (extension_words(archive.extensions), extension_words(wished), "lz4" if lz4 else "default")
+        printed = b""
         try:
-            with self.channel.stream(name, *before, tag, stdin=source, idle_timeout=_LONG) as output:
-                while output.read(65536):
-                    pass
+            with self.channel.stream(
+                name, *before, tag, self.database, *words, stdin=source, idle_timeout=_LONG
+            ) as output:
+                while data := output.read(65536):
+                    printed += data
         except CentralError as error:
             raise loading_error(error) from error
         finally:
             source.close()
-        return source.size
+        return printed.decode("ascii", "replace").split()
 
     def grant(self, tag: str, grants: Iterable[str]) -> list[str]:
         """Grant in the new database what the archive grants. Roles that do not exist here are no failure.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,35 @@ def test_settings_and_grants_are_there_again(site: Site) -> None:
         assert psql(demo, "SHOW work_mem") == "7MB"
     finally:
         psql(demo, "DROP OWNED BY reader; ALTER DATABASE odk RESET work_mem; DROP ROLE reader")
+
+
+def test_long_texts_and_large_files(site: Site) -> None:
+    """Texts are compressed as is fastest, those that come later as ever; a file larger than what is gathered arrives whole."""
+    demo = site.demo
+    file = bytes.fromhex("00ff0a095c") * 1_300_000
+    digests = (
+        hashlib.sha1(file, usedforsecurity=False).hexdigest(),
+        hashlib.md5(file, usedforsecurity=False).hexdigest(),
+    )
+    psql(
+        demo,
+        "CREATE TABLE long AS SELECT n, repeat(md5(n::text), 1000) AS text FROM generate_series(1, 5) n; "
+        'INSERT INTO blobs (sha, md5, content, "contentType") '
+        f"VALUES ('{digests[0]}', '{digests[1]}', decode(repeat('00ff0a095c', 1300000), 'hex'), 'large')",
+    )
+    method = "SELECT string_agg(DISTINCT pg_column_compression(text), ' ') FROM long"
+    try:
+        assert psql(demo, method) == "pglz"
+        result = site.restore(path=str(site.direct_backup("long")))
+        assert not result.failed, result.result.get("msg")
+        site.run(action="remove_previous")
+        assert psql(demo, method) == "lz4"
+        assert psql(demo, "SELECT count(*) FROM long WHERE text = repeat(md5(n::text), 1000)") == "5"
+        assert psql(demo, "SHOW default_toast_compression") == "pglz"
+        found = psql(demo, "SELECT sha, md5, md5(content), length(content) FROM blobs WHERE \"contentType\" = 'large'")
+        assert found.split("\t") == [*digests, digests[1], str(len(file))]
+    finally:
+        psql(demo, "DROP TABLE long; DELETE FROM blobs WHERE \"contentType\" = 'large'")
 
 
 def test_check_mode_does_everything_that_changes_nothing(site: Site) -> None:

@@ -129,7 +129,10 @@ def test_space(live: int, file: int, needed: int) -> None:
     found = preflight.space_needed(survey, backup)
     assert found == needed * MIB + 512 * MIB
     refused(preflight.require_space, "central_disk_full", survey, backup, found - 1)
-    preflight.require_space(survey, backup, found)
+    assert preflight.require_space(survey, backup, found) is False
+    assert preflight.require_space(survey, backup, 2 * found - 1) is False
+    assert preflight.require_space(survey, backup, 2 * found) is True
+    assert preflight.require_space(survey, backup, None) is False
 
 
 def test_space_of_a_database_that_never_was_used() -> None:
