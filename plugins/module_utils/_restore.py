@@ -35,7 +35,7 @@ from ansible_collections.odkops.central.plugins.module_utils._replace import (
 )
 from ansible_collections.odkops.central.plugins.module_utils._restore_archive import RestoreArchive
 from ansible_collections.odkops.central.plugins.module_utils._restore_journal import COMMITTED, Journal, new_tag
-from ansible_collections.odkops.central.plugins.module_utils._restore_operations import NEW, PREVIOUS
+from ansible_collections.odkops.central.plugins.module_utils._restore_operations import PREVIOUS
 from ansible_collections.odkops.central.plugins.module_utils._restore_preflight import (
     Backup,
     require_confirmation,
@@ -297,11 +297,10 @@ class Restore:
         with phase("load"):
             missing = self._load()
         with phase("check"):
-            self._compare(self._target.count(tag, NEW + tag), self._found.tables or {})
-        with phase("finish"):
-            with self._archive() as archive:
-                refused = self._target.grant(tag, archive.grants)
-            ended = self._target.finish(tag, request.end_sessions)
+            rows, ended = self._target.finish(tag, request.end_sessions)
+            self._compare(rows, self._found.tables or {})
+        with phase("finish"), self._archive() as archive:
+            refused = self._target.grant(tag, archive.grants)
         return {"sessions_ended": ended, "grants_failed": refused, "extensions_missing": missing}
 
     def _replace(self) -> dict[str, Any]:

@@ -171,15 +171,16 @@ psql --no-psqlrc --quiet --no-password --dbname="dbname=odkops_new_$tag" 2>&1 >/
 true
 """
 
-# ["schema.table", rows] for each table, a line each. $2: the database.
+# `count NAME` prints ["schema.table", rows] for each table of a database, a line each.
 _COUNT = """\
-own "$2" <<'SQL'
+count() { own "$1" <<'SQL'
 SELECT format('SELECT json_build_array(%L, count(*)) FROM ONLY %I.%I', n.nspname || '.' || c.relname, n.nspname, c.relname)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')
 ORDER BY 1 \\gexec
 SQL
+}
 """
 
 #: ends the sessions of users (only those: app users and public links are sessions, too), and says how many
@@ -189,9 +190,10 @@ WITH ended AS (
 ) SELECT count(*) FROM ended;
 """
 
-# The settings and grants of the database $2, which no dump holds, and statistics. $3: whether the sessions of users end.
-# Prints how many ended.
+# The rows of the new database. Then the settings and grants of the database $2, which no dump holds, and statistics. $3: whether
+# the sessions of users end. In the end prints how many ended.
 _FINISH = """\
+count "odkops_new_$tag" || exit 1
 as_administrator "odkops_new_$tag" --set old="$2" <<'SQL' || exit 1
 SELECT format('ALTER %s SET %s TO %s',
     CASE WHEN role = 0 THEN format('DATABASE %I', new) ELSE format('ROLE %I IN DATABASE %I', pg_get_userbyid(role), new) END,
@@ -364,8 +366,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *both(SURVEY, _ADMINISTER + _SURVEY, NAME),
     *both(LOAD, _ADMINISTER + _CREATE + _LOAD, NAME, EXTENSIONS, EXTENSIONS, "lz4|default"),
     *both(GRANT, _GRANT),
-    *both(COUNT, _COUNT, NAME),
-    *both(FINISH, _ADMINISTER + _FINISH, NAME, "true|false"),
+    *both(COUNT, _COUNT + 'count "$2"\n', NAME),
+    *both(FINISH, _ADMINISTER + _COUNT + _FINISH, NAME, "true|false"),
     *both(SWAP, _ADMINISTER + _ALONE + _SWAP, NAME, r"[A-Za-z0-9 .,:-]{1,120}"),
     *both(UNSWAP, _ADMINISTER + _ALONE + _UNSWAP, NAME),
     *both(DROP, _ADMINISTER + _ALONE + _DROP, "new|previous|failed"),

@@ -228,16 +228,16 @@ class Target:
 
     def count(self, tag: str, database: str) -> dict[str, int]:
         """Rows by table of a database of this server."""
-        lines = self.call(operations.COUNT, tag, database, timeout=_LONG).splitlines()
-        return {str(name): int(rows) for name, rows in map(json.loads, filter(None, lines))}
+        return _rows(self.call(operations.COUNT, tag, database, timeout=_LONG).splitlines())
 
-    def finish(self, tag: str, end_sessions: bool) -> int:
-        """Give the new database the settings and grants of today's, end sessions of users in it, make statistics.
+    def finish(self, tag: str, end_sessions: bool) -> tuple[dict[str, int], int]:
+        """Count the new database, give it the settings and grants of today's, end sessions of users in it, make statistics.
 
-        :returns: how many sessions ended
+        :returns: its rows by table as they were loaded, and how many sessions ended
         """
         output = self.call(operations.FINISH, tag, self.database, "true" if end_sessions else "false", timeout=_LONG)
-        return int(output.split()[-1])
+        *counted, ended = output.splitlines()
+        return _rows(counted), int(ended)
 
     def swap(self, tag: str) -> str:
         """Give the new database the name of Central's, and Central's another one, at one moment.
@@ -298,6 +298,10 @@ def loading_error(error: CentralError) -> CentralError:
         return error
     code = "central_disk_full" if _FULL.search(error.message) else "restore_failed"
     return CentralError(code, f"The backup could not be loaded into the database. {error.message}")
+
+
+def _rows(lines: list[str]) -> dict[str, int]:
+    return {str(name): int(rows) for name, rows in map(json.loads, filter(None, lines))}
 
 
 def extension_words(extensions: dict[str, str]) -> str:
