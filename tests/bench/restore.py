@@ -33,6 +33,7 @@ def bench_restore(demo: Demo, work: Path, passphrase_file: Path, options: Namesp
     """Measure in turn, and print."""
     project = {"project_directory": str(demo["compose_dir"]), "project": str(demo["compose_project"])}
     path = work / "to-restore.pgdump.enc.bin"
+    path.unlink(missing_ok=True)
     made = run_module(
         "central_backup",
         {**project, "method": "pg_dump", "dest": str(path), "passphrase_file": str(passphrase_file)},
@@ -54,12 +55,15 @@ def bench_restore(demo: Demo, work: Path, passphrase_file: Path, options: Namesp
                 "passphrase_file": str(passphrase_file),
                 "confirm_domain": demo["domain"],
                 "skip_safety_backup": True,
-                "keep_previous": False,
             },
             timeout=1800,
         )
         if result.failed:
             raise RuntimeError(f"central_restore failed: {result.result.get('msg')}")
+        # By hand there is no old database that stays; it is removed, as the administrator will, when that is not measured.
+        removed = run_module("central_restore", {**project, "action": "remove_previous"}, timeout=600)
+        if removed.failed:
+            raise RuntimeError(f"the old database could not be removed: {removed.result.get('msg')}")
         verified = result["phases"]["verify"]
         wholes.append(result["elapsed"] - verified)
         ours.append(wholes[-1] - sum(result["phases"].get(name, 0) for name in _STARTING))
