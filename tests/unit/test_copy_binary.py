@@ -178,7 +178,7 @@ def test_a_large_file_is_handed_on_as_it_comes() -> None:
     rows = BinaryRows(how(), {7: 10 * LARGE})
     rows.feed(b"7\tsha\t\\\\x")
     held = 0
-    for _ in range(4 * 16):
+    for _piece in range(4 * 16):
         held += LARGE // 16 - sum(map(len, rows.feed(b"00" * (LARGE // 16))))
         assert held <= LARGE
 
