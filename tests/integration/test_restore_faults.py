@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.demo import wait_for
 from support.restore_faults import FAULTS, STAGES, Client, RunningRestore
 from support.restoring import Site, answers, get, make_site
 from support.snapshot import Snapshot, psql, snapshot
@@ -49,9 +50,9 @@ def before(site: Site) -> Snapshot:
 
 def as_it_was(site: Site, before: Snapshot) -> None:
     """Everything is there, nothing else is, and Central answers."""
+    # nginx may have been started, and not listen yet.
+    wait_for(lambda: answers(site.demo, "/v1/projects", None) < 500)
     until = time.monotonic() + 60
-    while answers(site.demo, "/v1/projects", None) >= 500 and time.monotonic() < until:
-        time.sleep(0.5)
     while snapshot(site.demo) != before and time.monotonic() < until:
         time.sleep(1)  # what a killed run has left in a container takes up to ten seconds to end
     assert snapshot(site.demo) == before
