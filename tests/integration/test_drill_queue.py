@@ -47,17 +47,19 @@ def drill(folder: Path, hosts: dict[str, Any], check: bool = False) -> PlaybookR
     return run_playbook("drill", inventory, extra, check=check, timeout=300)
 
 
+def lost_once(variable: str) -> dict[str, Any]:
+    """Variables of a host that cannot be reached any more once `variable` is defined."""
+    connection = f"{{{{ 'ssh' if {variable} is defined else 'local' }}}}"
+    return {"ansible_connection": connection, "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
 def records(repository: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text("utf-8")) for path in (repository / name / "drills").glob("*.json")]
 
 
 def test_a_host_lost_in_the_queue_keeps_none_of_the_others_from_its_turn(tmp_path: Path, repository: Path) -> None:
     # It answers until its place in the queue is known. Nothing listens on that port.
-    gone = {
-        "ansible_connection": "{{ 'ssh' if drill_begun is defined else 'local' }}",
-        "ansible_host": "127.0.0.1",
-        "ansible_port": 1,
-    }
+    gone = lost_once("drill_begun")
     hosts = {"empty": host(repository), "lost": host(repository, **gone), "other": host(repository)}
     # The one that is lost comes first.
     for name in ("empty", "other"):
@@ -89,11 +91,7 @@ def test_a_wrong_variable_of_one_host_keeps_none_of_the_others_from_its_turn(tmp
 
 
 def test_in_check_mode_a_host_that_is_lost_is_said(tmp_path: Path, repository: Path) -> None:
-    gone = {
-        "ansible_connection": "{{ 'ssh' if drill_began is defined else 'local' }}",
-        "ansible_host": "127.0.0.1",
-        "ansible_port": 1,
-    }
+    gone = lost_once("drill_began")
     outcome = drill(tmp_path, {"lost": host(repository, **gone)}, check=True)
     assert outcome.rc != 0
     assert "host_unreachable" in outcome.output
