@@ -8,14 +8,10 @@ The module is handed in, so that nothing of Ansible is imported here.
 
 from __future__ import annotations
 
-import signal
 from typing import Any, Callable, NoReturn
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, MissingLibraryError
-
-
-def _stop(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
+from ansible_collections.odkops.central.plugins.module_utils._termination import install
 
 
 def run(module: Any, action: Callable[[], dict[str, Any]]) -> NoReturn:
@@ -26,8 +22,7 @@ def run(module: Any, action: Callable[[], dict[str, Any]]) -> NoReturn:
     :param module: the AnsibleModule
     :param action: returns the result; ``warnings`` in it are given to Ansible as such
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    install()
     try:
         result = action()
     except CentralError as error:

@@ -20,6 +20,7 @@ from typing import IO, Callable
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._operation import END
 from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Readable
+from ansible_collections.odkops.central.plugins.module_utils._termination import undivided
 
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ from Python 3.10 on
 _PIPE = 1024 * 1024
@@ -84,6 +85,15 @@ class OperationStream:
 
     def __enter__(self) -> OperationStream:
         try:
+            with undivided():
+                self._begin()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
+        try:
             process = subprocess.Popen(
                 self._command,
                 cwd=self._directory,
@@ -111,7 +121,6 @@ class OperationStream:
         self._start(self._listen)
         if self._source is not None:
             self._start(self._feed)
-        return self
 
     def _start(self, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, daemon=True)
@@ -249,7 +258,7 @@ class OperationStream:
             thread.join(_SIGNALLED)
         # What has left the process group may still hold stderr, on which a thread waits then.
         for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None and not (pipe is process.stderr and self._threads[0].is_alive()):
+            if pipe is not None and not (pipe is process.stderr and self._threads and self._threads[0].is_alive()):
                 with contextlib.suppress(OSError):
                     pipe.close()
 

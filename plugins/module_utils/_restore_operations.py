@@ -240,14 +240,28 @@ SQL
 }
 """
 
+# `there NAME` says whether there is a database; that it cannot be known ends the script. `allow NAME` lets sessions in again.
+_THERE = """\
+allow() {
+  administer --set name="$1" <<'SQL'
+SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', datname) FROM pg_database WHERE datname = :'name' \\gexec
+SQL
+}
+there() {
+  found=$(echo "SELECT count(*) FROM pg_database WHERE datname = :'name'" | administer --set name="$1") || exit 1
+  [ "$found" = 1 ]
+}
+"""
+
 # Both names change at one moment, or neither does. Nobody can come in between: no connections are allowed then.
 _SWAP = """\
+there "odkops_new_$tag" || say "the database odkops_new_$tag is not there any more"
 administer --set old="$2" <<'SQL' || exit 1
 SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS false', :'old') \\gexec
 SQL
 alone "$2"
 alone "odkops_new_$tag"
-administer --set old="$2" --set said="$3" <<'SQL' || exit 1
+administer --set old="$2" --set said="$3" <<'SQL' && exit
 BEGIN;
 SELECT format('ALTER DATABASE %I RENAME TO %I', :'old', 'odkops_previous_' || :'tag') \\gexec
 SELECT format('ALTER DATABASE %I RENAME TO %I', 'odkops_new_' || :'tag', :'old') \\gexec
@@ -256,11 +270,17 @@ SELECT format('COMMENT ON DATABASE %I IS %L', 'odkops_previous_' || :'tag', :'sa
 SELECT format('COMMENT ON DATABASE %I IS NULL', :'old') \\gexec
 COMMIT;
 SQL
+allow "$2"
+exit 1
 """
 
-# The way back, from wherever the swap has come to. What was restored is called odkops_failed_ then.
+# The way back, from wherever the swap has come to. What was restored is called odkops_failed_ then. First of all a swap that may
+# still be at work, since whoever began it was ended, is kept from changing anything: it finds no new database any more.
 _UNSWAP = """\
-there() { [ "$(echo "SELECT 1 FROM pg_database WHERE datname = :'name'" | administer --set name="$1")" = 1 ]; }
+alone "odkops_new_$tag"
+administer <<'SQL' || exit 1
+SELECT format('DROP DATABASE IF EXISTS %I', 'odkops_new_' || :'tag') \\gexec
+SQL
 if there "odkops_previous_$tag"; then
   alone "odkops_previous_$tag"
   if there "$2"; then alone "$2"; fi
@@ -273,9 +293,7 @@ SELECT format('COMMENT ON DATABASE %I IS NULL', :'old') \\gexec
 COMMIT;
 SQL
 fi
-administer --set old="$2" <<'SQL' || exit 1
-SELECT format('ALTER DATABASE %I ALLOW_CONNECTIONS true', datname) FROM pg_database WHERE datname = :'old' \\gexec
-SQL
+allow "$2" || exit 1
 there "$2" || say "there is no database $2 any more, and none that a restore has kept"
 """
 
@@ -368,8 +386,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *both(GRANT, _GRANT),
     *both(COUNT, _COUNT + 'count "$2"\n', NAME),
     *both(FINISH, _ADMINISTER + _COUNT + _FINISH, NAME, "true|false"),
-    *both(SWAP, _ADMINISTER + _ALONE + _SWAP, NAME, r"[A-Za-z0-9 .,:-]{1,120}"),
-    *both(UNSWAP, _ADMINISTER + _ALONE + _UNSWAP, NAME),
+    *both(SWAP, _ADMINISTER + _ALONE + _THERE + _SWAP, NAME, r"[A-Za-z0-9 .,:-]{1,120}"),
+    *both(UNSWAP, _ADMINISTER + _ALONE + _THERE + _UNSWAP, NAME),
     *both(DROP, _ADMINISTER + _ALONE + _DROP, "new|previous|failed"),
     *both(STATE, _ADMINISTER + _STATE),
     *both(MISSED, _MISSED, NAME, NAME, r"-infinity|[0-9T:.-]{19,26}"),

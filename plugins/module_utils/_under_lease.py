@@ -9,12 +9,12 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
 
 from ansible_collections.odkops.central.plugins.module_utils._channel import Channel
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._heartbeat import INTERVAL
 from ansible_collections.odkops.central.plugins.module_utils._lease import keep, new_run_id, release, take, this_host
+from ansible_collections.odkops.central.plugins.module_utils._termination import raises
 
 _SIGNAL = signal.SIGUSR1
 
@@ -24,10 +24,6 @@ _LIFETIME = 120
 
 class _Lost(BaseException):
     """The lease is lost. No error, so that no handler of errors goes on with another way to do the same."""
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise _Lost
 
 
 @contextlib.contextmanager
@@ -45,7 +41,7 @@ def under_lease(channel: Channel, run_id: str, interval: float = INTERVAL) -> It
     def stop(_loss: CentralError) -> None:
         signal.pthread_kill(main, _SIGNAL)
 
-    before = signal.signal(_SIGNAL, _interrupt)
+    before = signal.signal(_SIGNAL, raises(lambda _number: _Lost()))
     beat = None
     try:
         with keep(channel, run_id, interval, on_loss=stop) as beat:

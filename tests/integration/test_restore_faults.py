@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -92,7 +93,8 @@ def test_the_next_restore_undoes_what_a_killed_one_has_left(site: Site, before: 
 def test_terminated(site: Site, before: Snapshot, stage: str) -> None:
     run = RunningRestore(site, path=str(site.set))
     run.wait_for(stage)
-    run.terminate()
+    result = run.terminate()
+    assert (result.rc, result.stdout) == (128 + signal.SIGTERM, ""), result
     as_it_was(site, before)
 
 
