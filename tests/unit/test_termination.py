@@ -100,7 +100,7 @@ def _handler() -> Iterator[None]:
 
 def test_a_signal_comes_at_the_end_of_what_is_undivided() -> None:
     reached = []
-    with pytest.raises(Signalled):  # noqa: PT012  # where it is raised is what is tested
+    with pytest.raises(Signalled):
         with undivided():
             with undivided():
                 signal.raise_signal(signal.SIGUSR2)
