@@ -77,7 +77,7 @@ echo noted
 """
 
 _END = """\
-rm -f "$file" "$directory"/journal.json.*.new && sync "$directory" || exit 1
+rm -rf "$file" "$directory"/journal.json.*.new "$directory"/data.* && sync "$directory" || exit 1
 rmdir "$directory" 2>/dev/null
 echo ended
 """

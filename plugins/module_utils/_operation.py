@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._operation_data import CHOICE, RUN
 
 #: appended to the output of an operation that has ended with 0, and taken off by whoever reads it
 END = b"\0odkops-end\n"
@@ -80,8 +81,8 @@ if [ -n "$odkops_image" ]; then
   echo "{says}${{odkops_image%% *}}" >&2
   exit 125
 fi
-exec {compose} run --rm -T --no-deps --entrypoint sh {place} -c "$@"
 """
+_EXEC = 'exec {compose} run --rm -T --no-deps --entrypoint sh {place} -c "$@"\n'
 
 # `read` is built in, so that nothing but this shell waits for the end of stdin. The watcher is waited for: whatever is left
 # behind becomes a child of the container's first process.
@@ -129,6 +130,7 @@ class Operation:
     :param purpose: ``backup`` only reads; ``restore`` may write
     :param run: a container of its own (``docker compose run``), for a service that does not stay up; only from an image that
         is there
+    :param data: much comes on its stdin: see _operation_data. With `run` only, while there is a journal
     """
 
     name: str
@@ -137,11 +139,12 @@ class Operation:
     parameters: tuple[str, ...] = ()
     purpose: str = BACKUP
     run: bool = False
+    data: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or not _PLACE.fullmatch(self.place):
             raise ValueError(f"{self.name!r} in {self.place!r} cannot be an operation")
-        if self.purpose not in (BACKUP, RESTORE) or (self.run and self.place == HOST):
+        if self.purpose not in (BACKUP, RESTORE) or (self.run and self.place == HOST) or (self.data and not self.run):
             raise ValueError(f"the operation {self.name} makes no sense")
         if self.place == DATABASE_SERVER and not self.run:
             raise ValueError(f"the operation {self.name} could end all sessions of the database")
@@ -151,7 +154,7 @@ class Operation:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that tell this operation from one of another version of the collection."""
-        around = [_WRAPPED, _RUN] if self.run else [_WRAPPED]
+        around = [_WRAPPED, *([_RUN] if self.run else []), *([CHOICE, RUN] if self.data else [])]
         whole = [self.name, self.place, self.script, self.purpose, around, len(self.parameters)]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
@@ -209,7 +212,9 @@ class Project:
             start = ["sh", "-c"]
         elif operation.run:
             docker, place = shlex.join(self.docker), operation.place
-            start = ["sh", "-c", _RUN.format(compose=compose, docker=docker, place=place, says=NO_IMAGE_SAYS), "sh"]
+            script = _RUN + (RUN if operation.data else _EXEC)
+            start = ["sh", "-c", script.format(compose=compose, docker=docker, place=place, says=NO_IMAGE_SAYS), "sh"]
+            prologue = CHOICE if operation.data else ""
         else:
             start = [*self.compose(), "exec", "-T", operation.place, "sh", "-c"]
         return [*start, _WRAPPED.format(prologue=prologue, script=operation.script), operation.name]

@@ -363,11 +363,11 @@ _EXTENSION = r"[A-Za-z0-9_-]{1,63}:[A-Za-z0-9_-]{1,63}"
 EXTENSIONS = rf"(?:{_EXTENSION}(?: {_EXTENSION}){{0,49}})?"
 
 
-def both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation]:
+def both(name: str, script: str, *parameters: str, data: bool = False) -> tuple[Operation, Operation]:
     """The operation with the settings and programs of ``service``, and the one with those of ``postgres14``."""
     taken = (TAG, *parameters)
     return (
-        Operation(name, "service", SETTINGS + TIMEOUT + START + script, taken, RESTORE, run=True),
+        Operation(name, "service", SETTINGS + TIMEOUT + START + script, taken, RESTORE, run=True, data=data),
         Operation(
             f"{name}-postgres14",
             "postgres14",
@@ -375,6 +375,7 @@ def both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation
             (NAME, NAME, *taken),
             RESTORE,
             run=True,
+            data=data,
         ),
     )
 
@@ -382,7 +383,7 @@ def both(name: str, script: str, *parameters: str) -> tuple[Operation, Operation
 #: the first parameter is the tag of the run; those for ``postgres14`` have a user and a database of that server before it
 OPERATIONS: tuple[Operation, ...] = (
     *both(SURVEY, _ADMINISTER + _SURVEY, NAME),
-    *both(LOAD, _ADMINISTER + _CREATE + _LOAD, NAME, EXTENSIONS, EXTENSIONS, "lz4|default"),
+    *both(LOAD, _ADMINISTER + _CREATE + _LOAD, NAME, EXTENSIONS, EXTENSIONS, "lz4|default", data=True),
     *both(GRANT, _GRANT),
     *both(COUNT, _COUNT + 'count "$2"\n', NAME),
     *both(FINISH, _ADMINISTER + _COUNT + _FINISH, NAME, "true|false"),
