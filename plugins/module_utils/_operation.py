@@ -154,7 +154,9 @@ class Operation:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that tell this operation from one of another version of the collection."""
-        around = [_WRAPPED, *([_RUN] if self.run else []), *([CHOICE, RUN] if self.data else [])]
+        around = [_WRAPPED]
+        if self.run:
+            around += [_RUN, CHOICE, RUN] if self.data else [_RUN, _EXEC]
         whole = [self.name, self.place, self.script, self.purpose, around, len(self.parameters)]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 

@@ -21,7 +21,9 @@ _PIPED, _STDIN = "odkops-piped", "odkops-stdin"
 
 #: Before the script in the container. The pipe is opened in a process of its own first: where it leads nowhere that would last.
 CHOICE = f"""\
-if timeout 10 sh -c ': <{_INSIDE}/data' 2>/dev/null; then exec <{_INSIDE}/data; echo {_PIPED}; else echo {_STDIN}; fi
+if [ -d {_INSIDE} ]; then
+  if timeout 10 sh -c ': <{_INSIDE}/data' 2>/dev/null; then exec <{_INSIDE}/data; echo {_PIPED}; else echo {_STDIN}; fi
+fi
 """
 
 #: On the host, instead of `exec {compose} run ...`. Descriptors: 5 what the container says; 6 and 7 both ends of the pipe and of

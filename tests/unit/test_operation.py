@@ -102,6 +102,7 @@ def test_commands_in_containers() -> None:
         ("a", "", {}),
         ("a", "service", {"purpose": "fun"}),
         ("a", HOST, {"run": True}),
+        ("a", "service", {"data": True}),
     ],
 )
 def test_an_operation_that_makes_no_sense_is_refused(name: str, place: str, options: dict[str, str]) -> None:
@@ -131,8 +132,10 @@ def test_the_digest_tells_versions_apart() -> None:
         Operation("x", HOST, "false"),
         Operation("x", HOST, "true", ("a",)),
         Operation("x", HOST, "true", purpose="restore"),
+        Operation("x", "service", "true", run=True),
+        Operation("x", "service", "true", run=True, data=True),
     ]
-    assert len({digest, *(other.digest for other in others)}) == 6
+    assert len({digest, *(other.digest for other in others)}) == 8
 
 
 @pytest.mark.parametrize(("what", "changed"), [("_WRAPPED", {False, True}), ("_RUN", {True})])
