@@ -1,15 +1,17 @@
 # Copyright: Contributors to the odkops.central collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A second thread that takes work in order, so that reading and checking go on at once.
+"""A second thread that takes work in order, or makes it, so that reading and what is done with it go on at once.
 
 Decryption, decompression and hashing release Python's interpreter lock, so two threads use two cores.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Callable, Generic, TypeVar
 
@@ -72,3 +74,46 @@ class Worker(Generic[Item]):
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+
+
+def ahead(items: Iterator[Item], depth: int = 8) -> Generator[Item, None, None]:
+    """The same items, made by a thread of its own before they are asked for. Close it where it is not read to its end.
+
+    What making them raises is raised where they are read.
+
+    :param items: is not to be used by anybody else from then on; it is closed where it can be
+    :param depth: how many items may wait
+    """
+    made: queue.Queue[tuple[Item] | BaseException | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def make() -> None:
+        end: BaseException | None = None
+        try:
+            for item in items:
+                made.put((item,))
+                if stopped.is_set():
+                    break
+        except BaseException as error:  # noqa: BLE001  # raised again where they are read
+            end = error
+        with contextlib.suppress(AttributeError):
+            items.close()  # type: ignore[attr-defined]
+        made.put(end)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    ended = False
+    try:
+        while not ended:
+            waiting = made.get()
+            if isinstance(waiting, tuple):
+                yield waiting[0]
+            else:
+                ended = True
+                if waiting is not None:
+                    raise waiting
+    finally:
+        stopped.set()
+        while not ended:
+            ended = not isinstance(made.get(), tuple)
+        thread.join()

@@ -292,16 +292,18 @@ class Restore:
 
     def _beside(self, journal: Journal) -> dict[str, Any]:
         """Make the second database, while Central serves from the first."""
-        request, phase, tag = self._request, self.phases.phase, self._tag
+        target, phase, tag = self._target, self.phases.phase, self._tag
+        there = self._survey.database["extensions"] or {}
+        wished = {name: schema for name, schema in there.items() if name not in self._extensions}
+        end_sessions = self._request.end_sessions
         journal.note("loading")
         with phase("load"):
-            missing = self._load()
-        with phase("check"):
-            rows, ended = self._target.finish(tag, request.end_sessions)
-            self._compare(rows, self._found.tables or {})
+            with self._archive() as archive:
+                loaded = target.load(tag, archive, wished, self._large, self._much_room, end_sessions)
+            self._compare(loaded.rows, self._found.tables or {})
         with phase("finish"), self._archive() as archive:
-            refused = self._target.grant(tag, archive.grants)
-        return {"sessions_ended": ended, "grants_failed": refused, "extensions_missing": missing}
+            refused = target.grant(tag, archive.grants)
+        return {"sessions_ended": loaded.ended, "grants_failed": refused, "extensions_missing": loaded.missing}
 
     def _replace(self) -> dict[str, Any]:
         """Replace what is in Central's own database, which nobody uses."""
@@ -318,12 +320,6 @@ class Restore:
                 ended = end_sessions_of_users(target, tag) if request.end_sessions else 0
             refused = grant(target, tag, archive.grants)
         return {"sessions_ended": ended, "grants_failed": refused, "extensions_missing": []}
-
-    def _load(self) -> list[str]:
-        there = self._survey.database["extensions"] or {}
-        wished = {name: schema for name, schema in there.items() if name not in self._extensions}
-        with self._archive() as archive:
-            return self._target.load(self._tag, archive, wished, self._large, self._much_room)
 
     def _compare(self, found: dict[str, int], expected: dict[str, int]) -> None:
         """See whether each table has the rows that the backup has."""

@@ -38,6 +38,7 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_writing imp
     Recording,
     integer,
 )
+from ansible_collections.odkops.central.plugins.module_utils._pipeline import ahead
 from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Digesting, read_exactly
 
 # The states of an entry's offset: not known, and no data.
@@ -163,29 +164,38 @@ class RestoreArchive:
             binary, head = None, _rewritten(self._head, self.entries)
         yield head or b""
         frame = Frame(self.entries, size)
-        for block in self._blocks:
-            yield frame.before(block)
-            if binary is not None and sizes is not None and block.entry is binary.entry:
-                rows = BinaryRows(binary, sizes)
-                for data in self._decompressed(block):
-                    made = rows.feed(data)
+        rows: BinaryRows | None = None
+        with contextlib.closing(ahead(self._decompressed())) as items:
+            for item in items:
+                if isinstance(item, Block):
+                    yield frame.before(item)
+                    if binary is not None and sizes is not None and item.entry is binary.entry:
+                        rows = BinaryRows(binary, sizes)
+                elif item is None:
+                    if rows is not None:
+                        rows.finish()
+                    rows = None
+                    yield frame.end
+                elif rows is not None:
+                    made = rows.feed(item)
                     if made:
                         yield frame.chunk(sum(map(len, made)))
                         yield from made
-                rows.finish()
-            else:
-                for data in self._decompressed(block):
-                    yield frame.chunk(len(data))
-                    yield data
-            yield frame.end
+                else:
+                    yield frame.chunk(len(item))
+                    yield item
         yield frame.finish()
         self.check()
 
-    def _decompressed(self, block: Block) -> Iterator[bytes]:
-        engine = decompressor(self.header.compression, block.entry.name, self.header.container != CUSTOM)
-        for compressed in block.pieces:
-            yield from filter(None, engine.feed(compressed))
-        engine.finish()
+    def _decompressed(self) -> Iterator[Block | bytes | None]:
+        """Each block, followed by the pieces of its data, and by None where it ends."""
+        for block in self._blocks:
+            yield block
+            engine = decompressor(self.header.compression, block.entry.name, self.header.container != CUSTOM)
+            for compressed in block.pieces:
+                yield from filter(None, engine.feed(compressed))
+            engine.finish()
+            yield None
 
     def check(self) -> None:
         """See that the file that was read is the one that was verified, byte for byte.

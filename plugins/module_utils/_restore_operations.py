@@ -18,7 +18,7 @@ from __future__ import annotations
 from ansible_collections.odkops.central.plugins.module_utils._operation import RESTORE, Operation
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump_operations import BESIDE, SETTINGS, TIMEOUT
 
-SURVEY, LOAD, COUNT, FINISH = "restore-survey", "restore-load", "restore-count", "restore-finish"
+SURVEY, LOAD, COUNT = "restore-survey", "restore-load", "restore-count"
 SWAP, UNSWAP, DROP, STATE, MISSED = "restore-swap", "restore-unswap", "restore-drop", "restore-state", "restore-missed"
 GRANT, SPACE, END, BLOB, KNOWN = "restore-grant", "restore-space", "restore-end", "restore-blob", "restore-known"
 
@@ -101,9 +101,7 @@ printf 'administered_in=%s\\0' "$odkops_database"
 """
 
 # The migrations that the Central which runs can make. An image that was built since is not what the next start uses.
-_KNOWN = """\
-if [ -d lib/model/migrations ]; then ls lib/model/migrations; fi
-"""
+_KNOWN = "if [ -d lib/model/migrations ]; then ls lib/model/migrations; fi\n"
 
 # Bytes that are free where the database lies.
 _SPACE = """\
@@ -160,8 +158,9 @@ said=$(printf '%s;\\n' $odkops_entries | pg_restore --exit-on-error --no-owner -
 status=$?
 if [ "$status" -ne 0 ]; then
   printf '%s\\n' "$said" | tail -n 6 | cut -c 1-400 | tr '\\n' ' ' >&2
+  exit "$status"
 fi
-exit "$status"
+exec 4<&- </dev/null
 """
 
 # What the archive grants, to roles that there may not be here: each statement for itself. What fails is printed.
@@ -190,8 +189,8 @@ WITH ended AS (
 ) SELECT count(*) FROM ended;
 """
 
-# The rows of the new database. Then the settings and grants of the database $2, which no dump holds, and statistics. $3: whether
-# the sessions of users end. In the end prints how many ended.
+# Last the rows of the new database. Then the settings and grants of the database $2, which no dump holds, and statistics. $6:
+# whether the sessions of users end. In the end prints how many ended.
 _FINISH = """\
 count "odkops_new_$tag" || exit 1
 as_administrator "odkops_new_$tag" --set old="$2" <<'SQL' || exit 1
@@ -213,7 +212,7 @@ FROM pg_database d, aclexplode(d.datacl) AS a WHERE d.datname = :'old' AND a.gra
 SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', 'odkops_new_' || :'tag', datconnlimit)
 FROM pg_database WHERE datname = :'old' AND datconnlimit <> -1 \\gexec
 SQL
-if [ "$3" = true ]; then
+if [ "$6" = true ]; then
   own "odkops_new_$tag" <<'SQL' || exit 1
 SESSIONSQL
 else
@@ -362,6 +361,8 @@ _EXTENSION = r"[A-Za-z0-9_-]{1,63}:[A-Za-z0-9_-]{1,63}"
 #: extensions and their schemas, as Target.extension_words writes them
 EXTENSIONS = rf"(?:{_EXTENSION}(?: {_EXTENSION}){{0,49}})?"
 
+_LOADED = (NAME, EXTENSIONS, EXTENSIONS, "lz4|default", "true|false")
+
 
 def both(name: str, script: str, *parameters: str, data: bool = False) -> tuple[Operation, Operation]:
     """The operation with the settings and programs of ``service``, and the one with those of ``postgres14``."""
@@ -383,10 +384,9 @@ def both(name: str, script: str, *parameters: str, data: bool = False) -> tuple[
 #: the first parameter is the tag of the run; those for ``postgres14`` have a user and a database of that server before it
 OPERATIONS: tuple[Operation, ...] = (
     *both(SURVEY, _ADMINISTER + _SURVEY, NAME),
-    *both(LOAD, _ADMINISTER + _CREATE + _LOAD, NAME, EXTENSIONS, EXTENSIONS, "lz4|default", data=True),
+    *both(LOAD, _ADMINISTER + _CREATE + _LOAD + _COUNT + _FINISH, *_LOADED, data=True),
     *both(GRANT, _GRANT),
     *both(COUNT, _COUNT + 'count "$2"\n', NAME),
-    *both(FINISH, _ADMINISTER + _COUNT + _FINISH, NAME, "true|false"),
     *both(SWAP, _ADMINISTER + _ALONE + _THERE + _SWAP, NAME, r"[A-Za-z0-9 .,:-]{1,120}"),
     *both(UNSWAP, _ADMINISTER + _ALONE + _THERE + _UNSWAP, NAME),
     *both(DROP, _ADMINISTER + _ALONE + _DROP, "new|previous|failed"),

@@ -104,6 +104,20 @@ class Survey:
         return int(self.database["size"])
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What a new database has.
+
+    :param missing: those of the wished extensions that could not be made
+    :param rows: by table, as they were loaded
+    :param ended: how many sessions ended
+    """
+
+    missing: list[str]
+    rows: dict[str, int]
+    ended: int
+
+
 class Target:
     """The database of the Central behind a channel.
 
@@ -191,20 +205,28 @@ class Target:
         wished: dict[str, str],
         large: Mapping[int, int],
         lz4: bool = False,
-    ) -> list[str]:
+        end_sessions: bool = False,
+    ) -> Loaded:
         """Make a new database like Central's, with the extensions that the archive needs, and restore the archive into it.
+
+        Then it is counted, gets the settings and grants of today's, and statistics are made.
 
         :param wished: schemas by name of extensions that are only there in the database of today
         :param large: sizes of the archive's large files, see :meth:`RestoreArchive.pieces`
         :param lz4: whether long texts may take half as much room again, in less time
-        :returns: those of the wished extensions that could not be made
+        :param end_sessions: whether the sessions of users in it end
         :raises CentralError: ``restore_failed``, ``central_disk_full``
         """
         ids = " ".join(map(str, archive.restored_ids))
         keep_freed_memory()
         source = Fed(self.lines + f"{ids}\n".encode(), archive.pieces(large))
         name, before = self.named(operations.LOAD)
-        words = (extension_words(archive.extensions), extension_words(wished), "lz4" if lz4 else "default")
+        words = (
+            extension_words(archive.extensions),
+            extension_words(wished),
+            "lz4" if lz4 else "default",
+            "true" if end_sessions else "false",
+        )
         printed = b""
         try:
             with self.channel.stream(
@@ -216,7 +238,9 @@ class Target:
             raise loading_error(error) from error
         finally:
             source.close()
-        return printed.decode("ascii", "replace").split()
+        *lines, ended = printed.decode("utf-8", "replace").splitlines()
+        rows = [line for line in lines if line.startswith("[")]
+        return Loaded([line for line in lines if line and not line.startswith("[")], _rows(rows), int(ended))
 
     def grant(self, tag: str, grants: Iterable[str]) -> list[str]:
         """Grant in the new database what the archive grants. Roles that do not exist here are no failure.
@@ -229,15 +253,6 @@ class Target:
     def count(self, tag: str, database: str) -> dict[str, int]:
         """Rows by table of a database of this server."""
         return _rows(self.call(operations.COUNT, tag, database, timeout=_LONG).splitlines())
-
-    def finish(self, tag: str, end_sessions: bool) -> tuple[dict[str, int], int]:
-        """Count the new database, give it the settings and grants of today's, end sessions of users in it, make statistics.
-
-        :returns: its rows by table as they were loaded, and how many sessions ended
-        """
-        output = self.call(operations.FINISH, tag, self.database, "true" if end_sessions else "false", timeout=_LONG)
-        *counted, ended = output.splitlines()
-        return _rows(counted), int(ended)
 
     def swap(self, tag: str) -> str:
         """Give the new database the name of Central's, and Central's another one, at one moment.

@@ -289,7 +289,7 @@ phases:
   description: Seconds that each phase took.
   returned: if O(action=restore), not in check mode, also on failure
   type: dict
-  sample: {"verify": 4.1, "preflight": 2.0, "safety": 12.8, "load": 20.3, "check": 0.8, "finish": 2.1, "stop": 2.4, "swap": 1.1,
+  sample: {"verify": 4.1, "preflight": 2.0, "safety": 12.8, "load": 20.3, "finish": 2.1, "stop": 2.4, "swap": 1.1,
     "enketo": 2.2, "start": 6.3, "health": 1.2, "open": 1.7, "compare": 0.8}
 downtime:
   description: Seconds from stopping Central until it answered again. That is 0 after a failure.

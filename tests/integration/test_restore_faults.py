@@ -107,6 +107,8 @@ def test_pg_restore_killed(site: Site, before: Snapshot) -> None:
         time.sleep(0.01)
     result = run.finish()
     assert result.diagnosis == FAULTS["pg_restore killed"].diagnosis
+    assert list(result["phases"]) == ["verify", "preflight", "load"]
+    assert result["downtime"] == 0 < result["phases"]["load"] < result["elapsed"]
     assert result["rolled_back"] is True
     as_it_was(site, before)
 

@@ -12,10 +12,11 @@ import io
 import random
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
+from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker, ahead
 from ansible_collections.odkops.central.plugins.module_utils._streams import Digesting, Prefixed, read_exactly
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,3 +148,64 @@ def test_worker_hands_on_even_a_keyboard_interrupt() -> None:
         worker.put(1)
         worker.finish()
     assert threading.active_count() == before
+
+
+class Counting:
+    """Numbers, and what becomes of whoever makes them."""
+
+    def __init__(self, end: int, error: BaseException | None = None) -> None:
+        self.made = 0
+        self.closed = threading.Event()
+        self.thread = 0
+        self._end = end
+        self._error = error
+
+    def items(self) -> Iterator[int]:
+        self.thread = threading.get_ident()
+        try:
+            while self.made < self._end:
+                self.made += 1
+                yield self.made
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.closed.set()
+
+
+def test_what_is_made_ahead_comes_in_order() -> None:
+    counting = Counting(1000)
+    assert list(ahead(counting.items(), depth=3)) == list(range(1, 1001))
+    assert counting.thread != threading.get_ident()
+    assert counting.closed.is_set()
+    assert list(ahead(iter([]))) == []
+
+
+def test_no_more_is_made_ahead_than_may_wait() -> None:
+    counting = Counting(1000)
+    items = ahead(counting.items(), depth=3)
+    assert next(items) == 1
+    time.sleep(0.3)
+    assert counting.made <= 1 + 3 + 1
+    items.close()
+    assert counting.closed.is_set()
+    assert counting.made < 10
+
+
+@pytest.mark.parametrize("error", [ValueError("at the end"), KeyboardInterrupt()])
+def test_an_error_of_what_is_made_ahead_is_raised_in_its_place(error: BaseException) -> None:
+    seen = []
+    with pytest.raises(type(error)) as raised:
+        for item in ahead(Counting(20, error).items(), depth=3):
+            seen.append(item)
+    assert raised.value is error
+    assert seen == list(range(1, 21))
+
+
+def test_whoever_stops_reading_stops_what_is_made_ahead() -> None:
+    counting = Counting(10**9)
+    with pytest.raises(KeyError), contextlib.closing(ahead(counting.items())) as items:
+        for item in items:
+            if item == 100:
+                raise KeyError
+    assert counting.closed.is_set()
+    assert counting.made < 130
