@@ -37,11 +37,11 @@ def raises(error: Callable[[int], BaseException]) -> Callable[[int, Optional[Fra
     """
 
     def handle(number: int, _frame: Optional[FrameType]) -> None:
-        _State.raised, _State.number = error(number), number
-        if _State.undivided:
-            _State.waiting = _State.raised
-        else:
-            raise _State.raised
+        raised = error(number)
+        _State.raised, _State.number = raised, number
+        if not _State.undivided:
+            raise raised
+        _State.waiting = raised
 
     return handle
 
@@ -60,9 +60,10 @@ def undivided() -> Iterator[None]:
         yield
     finally:
         _State.undivided -= 1
-        if not _State.undivided and _State.waiting is not None:
-            error, _State.waiting = _State.waiting, None
-            raise error
+        waiting = None if _State.undivided else _State.waiting
+        if waiting is not None:
+            _State.waiting = None
+            raise waiting
 
 
 def install() -> None:
