@@ -77,7 +77,8 @@ echo noted
 """
 
 _END = """\
-rm -rf "$file" "$directory"/journal.json.*.new "$directory"/data.* && sync "$directory" || exit 1
+rm -f "$file" "$directory"/journal.json.*.new && sync "$directory" || exit 1
+rm -rf "$directory"/data.* 2>/dev/null
 rmdir "$directory" 2>/dev/null
 echo ended
 """

@@ -19,10 +19,19 @@ _INSIDE = "/run/odkops-data"
 
 _PIPED, _STDIN = "odkops-piped", "odkops-stdin"
 
+# The variable by which the container knows that it is asked.
+_ASKED = "ODKOPS_DATA"
+
 #: Before the script in the container. The pipe is opened in a process of its own first: where it leads nowhere that would last.
+#: Then for both ways, which never waits, even where the host's side has just died.
 CHOICE = f"""\
-if [ -d {_INSIDE} ]; then
-  if timeout 10 sh -c ': <{_INSIDE}/data' 2>/dev/null; then exec <{_INSIDE}/data; echo {_PIPED}; else echo {_STDIN}; fi
+if [ -n "${{{_ASKED}-}}" ]; then
+  if timeout 10 sh -c ': <{_INSIDE}/data' 2>/dev/null && exec 3<>{_INSIDE}/data; then
+    exec <{_INSIDE}/data 3<&-
+    echo {_PIPED}
+  else
+    echo {_STDIN}
+  fi
 fi
 """
 
@@ -49,8 +58,8 @@ if [ -n "$odkops_at" ]; then
 fi
 if [ -z "$odkops_at" ]; then exec {{compose}} run --rm -T --no-deps --entrypoint sh {{place}} -c "$@"; fi
 exec 6<>"$odkops_at/pipe/data" 7<>"$odkops_at/in"
-{{compose}} run --rm -T --no-deps --volume "$odkops_at/pipe:{_INSIDE}:ro" --entrypoint sh {{place}} -c "$@" \\
-  <"$odkops_at/in" >"$odkops_at/out" 6<&- 7<&- &
+{{compose}} run --rm -T --no-deps --volume "$odkops_at/pipe:{_INSIDE}:ro" --env {_ASKED}=1 \\
+  --entrypoint sh {{place}} -c "$@" <"$odkops_at/in" >"$odkops_at/out" 6<&- 7<&- &
 odkops_run=$!
 exec 5<"$odkops_at/out"
 IFS= read -r odkops_from <&5
@@ -58,14 +67,20 @@ exec 8>"$odkops_at/pipe/data" 9>"$odkops_at/in" 6<&- 7<&-
 rm -rf "$odkops_at"
 cat <&5 8>&- 9>&- &
 odkops_said=$!
+exec 5<&-
 case $odkops_from in
   {_PIPED}) cat >&8 9>&- ;;
   {_STDIN}) exec 8>&-; cat >&9; exec 9>&- ;;
+  *) exec 9>&-; odkops_from= ;;
 esac
 exec 8>&-
 wait "$odkops_run"
 odkops_status=$?
 exec 9>&-
 wait "$odkops_said"
+if [ -z "$odkops_from" ] && [ "$odkops_status" -eq 0 ]; then
+  echo "the container did not say from where it reads its data" >&2
+  exit 1
+fi
 exit "$odkops_status"
 """

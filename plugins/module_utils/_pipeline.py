@@ -96,8 +96,11 @@ def ahead(items: Iterator[Item], depth: int = 8) -> Generator[Item, None, None]:
                     break
         except BaseException as error:  # noqa: BLE001  # raised again where they are read
             end = error
-        with contextlib.suppress(AttributeError):
-            items.close()  # type: ignore[attr-defined]
+        try:
+            with contextlib.suppress(AttributeError):
+                items.close()  # type: ignore[attr-defined]
+        except BaseException as error:  # noqa: BLE001
+            end = end or error
         made.put(end)
 
     thread = threading.Thread(target=make, daemon=True)

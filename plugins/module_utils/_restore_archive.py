@@ -243,7 +243,8 @@ class Fed:
 
     def close(self) -> None:
         """Let go of what the pieces hold."""
-        with contextlib.suppress(AttributeError):
+        # Where whoever was fed is gone, a thread may still be reading.
+        with contextlib.suppress(AttributeError, ValueError):
             self._pieces.close()  # type: ignore[attr-defined]
 
 

@@ -30,7 +30,7 @@ START = """\
 tag=$1
 IFS= read -r odkops_user
 IFS= read -r odkops_password
-IFS= read -r odkops_database
+IFS= read -r odkops_database || exit 1
 export PGAPPNAME="SESSION$tag"
 export PGOPTIONS="${PGOPTIONS-} -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
 say() { printf '%s\\n' "$1" >&2; exit 1; }
@@ -117,6 +117,8 @@ echo unknown
 # First a new database like the one of the name $2, and the extensions $3 ("name:schema ...") and, if they can be made, $4 in it.
 # Prints those of the latter that cannot.
 _CREATE = """\
+IFS= read -r odkops_entries || exit 1
+exec 4<&0
 administer --set old="$2" <<'SQL' || exit 1
 SELECT format('CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L',
     'odkops_new_' || :'tag', pg_get_userbyid(d.datdba), pg_encoding_to_char(d.encoding), d.datcollate, d.datctype)
@@ -140,14 +142,12 @@ for extension in $3; do extend "$extension" || exit 1; done
 for extension in $4; do extend "$extension" >/dev/null 2>&1 || echo "${extension%%:*}"; done
 """
 
-# Then what comes on stdin: one line with the ids of the entries that are to be restored, in their order, and the archive.
+# Then what comes on stdin: a line with the ids of the entries that are to be restored, in their order (read before), the archive.
 # What pg_restore says last goes to stderr in one line. $5: `lz4` where long texts, Central's submissions, are to be compressed by
 # LZ4 if the server has it (PostgreSQL 14 and later): with its own method that is a third of all its work in a restore. It takes
 # more room. Of what Central writes later, the server's setting decides as before.
 _LOAD = """\
 export PGOPTIONS="$PGOPTIONS -c synchronous_commit=off"
-IFS= read -r odkops_entries
-exec 4<&0
 if [ "$5" = lz4 ]; then
   found=$(own "odkops_new_$tag" </dev/null --command \\
     "SELECT 1 FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)") || exit 1

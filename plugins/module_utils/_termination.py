@@ -40,6 +40,7 @@ def raises(error: Callable[[int], BaseException]) -> Callable[[int, Optional[Fra
         raised = error(number)
         _State.raised, _State.number = raised, number
         if not _State.undivided:
+            _State.waiting = None
             raise raised
         _State.waiting = raised
 
@@ -76,9 +77,16 @@ def install() -> None:
         if unraisable.exc_value is None or unraisable.exc_value is not _State.raised:
             before(unraisable)
             return
-        main = threading.main_thread().ident
-        again = threading.Timer(_AGAIN, signal.pthread_kill, (main, _State.number))
+        handler = signal.getsignal(_State.number)
+        again = threading.Timer(_AGAIN, _send, (_State.number, handler))
         again.daemon = True
         again.start()
 
     sys.unraisablehook = lost
+
+
+def _send(number: int, handler: object) -> None:
+    """Send a signal to the main thread, unless nobody is interested in it any more."""
+    main = threading.main_thread().ident
+    if main is not None and signal.getsignal(number) is handler:
+        signal.pthread_kill(main, number)

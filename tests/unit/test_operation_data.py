@@ -34,11 +34,13 @@ while [ $# -gt 0 ] && [ "$1" != run ]; do shift; done
 volume=/nowhere
 while [ "$1" != -c ]; do
   if [ "$1" = --volume ]; then volume=${{2%:*:ro}}; fi
+  if [ "$1" = --env ]; then export "$2"; fi
   shift
 done
 shift
 [ ! -e "$here/broken" ] || {{ echo "no such service" >&2; exit 14; }}
-[ ! -e "$here/unshared" ] || {{ mkdir "$here/empty"; volume=$here/empty; }}
+[ ! -e "$here/unshared" ] || volume=/nowhere
+[ ! -e "$here/noisy" ] || echo "a word of its own"
 ls -ld "$volume" "$volume/data" >"$here/seen" 2>/dev/null
 script=$(printf %s "$1" | sed "s|/run/odkops-data|$volume|g")
 shift
@@ -118,6 +120,16 @@ def test_a_container_that_ends_early_is_a_failure(here: Path, script: str, said:
     with pytest.raises(CentralError, match=said):
         put(channel(here, script), DATA * 3)
     assert time.monotonic() - begin < 20
+    assert left(here) == []
+
+
+def test_a_docker_that_says_something_of_its_own_is_a_failure(here: Path) -> None:
+    """Nobody knows then from where the container reads."""
+    (here / "noisy").touch()
+    begin = time.monotonic()
+    with pytest.raises(CentralError, match="did not say"):
+        put(channel(here, "sha256sum"), DATA)
+    assert time.monotonic() - begin < 25
     assert left(here) == []
 
 

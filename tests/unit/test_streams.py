@@ -201,6 +201,21 @@ def test_an_error_of_what_is_made_ahead_is_raised_in_its_place(error: BaseExcept
     assert seen == list(range(1, 21))
 
 
+def test_an_iterator_that_cannot_be_closed_is_an_error() -> None:
+    class Stubborn:
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            raise StopIteration
+
+        def close(self) -> None:
+            raise KeyError("it cannot be closed")
+
+    with pytest.raises(KeyError, match="cannot be closed"):
+        list(ahead(iter(Stubborn())))
+
+
 def test_whoever_stops_reading_stops_what_is_made_ahead() -> None:
     counting = Counting(10**9)
     with pytest.raises(KeyError), contextlib.closing(ahead(counting.items())) as items:

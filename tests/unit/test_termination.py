@@ -119,6 +119,15 @@ def test_a_signal_is_not_lost_where_what_is_undivided_fails() -> None:
         pass
 
 
+def test_a_signal_that_was_raised_is_not_raised_a_second_time() -> None:
+    """Two come while something is undivided, the second when it ends."""
+    with pytest.raises(Signalled), undivided():
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
+    with undivided():
+        pass
+
+
 def test_a_process_that_was_just_started_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes when the process runs, and nobody knows of it yet."""
     started: list[subprocess.Popen[bytes]] = []
