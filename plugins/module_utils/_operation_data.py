@@ -26,8 +26,8 @@ _ASKED = "ODKOPS_DATA"
 #: Then for both ways, which never waits, even where the host's side has just died.
 CHOICE = f"""\
 if [ -n "${{{_ASKED}-}}" ]; then
-  if timeout 10 sh -c ': <{_INSIDE}/data' 2>/dev/null && exec 3<>{_INSIDE}/data; then
-    exec <{_INSIDE}/data 3<&-
+  if timeout 10 sh -c ': <{_INSIDE}/data && : <>{_INSIDE}/data' 2>/dev/null; then
+    exec 3<>{_INSIDE}/data <{_INSIDE}/data 3<&-
     echo {_PIPED}
   else
     echo {_STDIN}
