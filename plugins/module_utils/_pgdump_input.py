@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator
+from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._streams import CHUNK, Readable
@@ -32,22 +33,26 @@ def truncated(where: str) -> CentralError:
 
 
 @functools.lru_cache(maxsize=64)
-def _alike(head: int, length: int, count: int) -> struct.Struct:
-    """So many chunks of one size."""
-    return struct.Struct(f"{head}s{length}s" * count)
+def _headers(head: int, length: int, count: int) -> struct.Struct:
+    """What stands in front of so many chunks of one size."""
+    return struct.Struct(f"{head}s{length}x" * count)
 
 
 class ArchiveInput:
     """A buffered stream with the archive's own integers and strings.
 
-    :param source: the decrypted archive
+    :param source: the decrypted archive; one that has ``readinto(memoryview) -> int`` is read without a copy
+    :param offset: where in the archive it begins
     """
 
-    def __init__(self, source: Readable) -> None:
+    def __init__(self, source: Readable, offset: int = 0) -> None:
         self._source = source
-        self._buffer = b""
+        self._read_into: Callable[[memoryview], int] = getattr(source, "readinto", self._copy_into)
+        self._buffer = bytearray(2 * CHUNK)
+        self._view = memoryview(self._buffer)
         self._position = 0
-        self._consumed = 0
+        self._end = 0
+        self._consumed = offset
         self.integer_size = 4
         self.offset_size = 8
         #: Python's name of the encoding of the archive's strings; None where PostgreSQL's is not one of Python's
@@ -57,38 +62,47 @@ class ArchiveInput:
 
     @property
     def offset(self) -> int:
-        """Bytes of the archive that have been taken."""
+        """Bytes of the archive that have been taken, and the offset where it began."""
         return self._consumed + self._position
+
+    def _copy_into(self, view: memoryview) -> int:
+        data = self._source.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def _fill(self, size: int) -> bool:
         """Gather at least `size` bytes in the buffer, however small the pieces of the source are."""
-        pieces = [self._buffer[self._position :]] if self._position < len(self._buffer) else []
-        gathered = sum(map(len, pieces))
+        view, left = self._view, self._end - self._position
+        view[:left] = view[self._position : self._end]
         self._consumed += self._position
-        self._position = 0
-        while gathered < size:
-            data = self._source.read(CHUNK)
-            if not data:
-                break
-            pieces.append(data)
-            gathered += len(data)
-        self._buffer = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return gathered >= size
+        self._position, self._end = 0, left
+        while self._end < size:
+            if len(view) - self._end < CHUNK:
+                # Only for a long string: what it claims to have is not believed before it is there.
+                grown = bytearray(2 * len(view))
+                grown[: self._end] = view[: self._end]
+                self._buffer, self._view = grown, memoryview(grown)
+                view = self._view
+            read = self._read_into(view[self._end : self._end + CHUNK])
+            if not read:
+                return False
+            self._end += read
+        return True
 
     def at_end(self) -> bool:
         """Whether not one byte is left."""
-        return self._position >= len(self._buffer) and not self._fill(1)
+        return self._position >= self._end and not self._fill(1)
 
     def take(self, size: int) -> bytes:
         """The next `size` bytes.
 
         :raises CentralError: ``truncated``
         """
-        if len(self._buffer) - self._position < size and not self._fill(size):
+        if self._end - self._position < size and not self._fill(size):
             raise truncated(self.where)
         start = self._position
         self._position = start + size
-        return self._buffer[start : start + size]
+        return bytes(self._view[start : start + size])
 
     def byte(self) -> int:
         """The next byte, 0 to 255."""
@@ -145,34 +159,39 @@ class ArchiveInput:
     def chunks(self) -> Iterator[bytes]:
         """The data of one block: chunks of a length and so many bytes, the last of length zero.
 
-        :returns: the bytes, in pieces of about 256 KiB, whatever the sizes of the chunks were
+        :returns: the bytes, in pieces of 128 KiB to 256 KiB, whatever the sizes of the chunks were
         :raises CentralError: ``truncated``, ``corrupt``
         """
         head = 1 + self.integer_size
-        pieces: list[bytes] = []
+        pieces: list[memoryview] = []
+        waiting: list[bytes] = []
         gathered = 0
         while True:
             size, found = self._alike(head)
             if size:
                 pieces += found
                 gathered += size
-            buffer, position, end = self._buffer, self._position, len(self._buffer)
+            buffer, view, position, end = self._buffer, self._view, self._position, self._end
             length = -1
             while end - position >= head:
                 if buffer[position]:
                     raise corrupt(f"a chunk at byte {self._consumed + position} has a negative length")
-                length = int.from_bytes(buffer[position + 1 : position + head], "little")
+                length = int.from_bytes(view[position + 1 : position + head], "little")
                 following = position + head + length
                 if length == 0 or following > end:
                     break
-                pieces.append(buffer[position + head : following])
+                pieces.append(view[position + head : following])
                 gathered += length
                 position = following
                 length = -1
             self._position = position
-            if gathered >= CHUNK or (gathered and length == 0):
-                yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                pieces, gathered = [], 0
+            if pieces:
+                # A copy, since the buffer is filled anew before more is there.
+                waiting.append(b"".join(pieces))
+                pieces = []
+            if gathered >= CHUNK // 2 or (gathered and (length == 0 or length >= CHUNK)):
+                yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
+                waiting, gathered = [], 0
             if length == 0:
                 self._position = position + head
                 return
@@ -181,36 +200,33 @@ class ArchiveInput:
                     raise truncated(self.where)
                 continue
             # A chunk larger than the buffer, as pg_dump without compression writes for a long row.
-            if pieces:
-                yield b"".join(pieces)
-                pieces, gathered = [], 0
             self._position = position + head
             yield from self._long_chunk(length)
 
-    def _alike(self, head: int) -> tuple[int, list[bytes]]:
+    def _alike(self, head: int) -> tuple[int, list[memoryview]]:
         """Take chunks of the buffer that have all the same size, as pg_dump writes them of its own buffer.
 
         :returns: how many bytes they have, and the bytes
         """
-        begin = self._position
-        if len(self._buffer) - begin < head or self._buffer[begin]:
+        begin, view = self._position, self._view
+        if self._end - begin < head or self._buffer[begin]:
             return 0, []
-        header = self._buffer[begin : begin + head]
+        header = bytes(view[begin : begin + head])
         length = int.from_bytes(header[1:], "little")
-        count = (len(self._buffer) - begin) // (head + length)
+        step = head + length
+        count = (self._end - begin) // step
         if length == 0 or count < 2:
             return 0, []
-        parts = _alike(head, length, count).unpack_from(self._buffer, begin)
-        headers = parts[0::2]
+        headers = _headers(head, length, count).unpack_from(view, begin)
         same = count if headers.count(header) == count else next(n for n, one in enumerate(headers) if one != header)
-        self._position = begin + same * (head + length)
-        return same * length, list(parts[1 : 2 * same : 2])
+        self._position = stop = begin + same * step
+        return same * length, [view[start : start + length] for start in range(begin + head, stop, step)]
 
     def _long_chunk(self, length: int) -> Iterator[bytes]:
         while length > 0:
-            if self._position >= len(self._buffer) and not self._fill(1):
+            if self._position >= self._end and not self._fill(1):
                 raise truncated(self.where)
-            piece = self._buffer[self._position : self._position + length]
+            piece = bytes(self._view[self._position : min(self._position + length, self._end)])
             self._position += len(piece)
             length -= len(piece)
             yield piece

@@ -133,6 +133,7 @@ class ReadingProcesses:
         """Wait until all is done; then :attr:`facts` is what the rows say."""
         with contextlib.suppress(EOFError):
             self._to.send_number(_DONE)
+            self._to.flush()
         self._thread.join()
         self._raise()
         self.facts = pickle.loads(self._pickled)  # noqa: S301  # of a fork of this process
@@ -242,6 +243,7 @@ def _reporting(slots: Slots, work: Callable[[], None]) -> None:
             _send_whole(slots, _FAILED, json.dumps(failure).encode())
         else:
             slots.send_number(_DONE)
+        slots.flush()
 
 
 def _decompress(received: Slots, sent: Slots, code: _Code, compression: str, file: bool) -> None:
