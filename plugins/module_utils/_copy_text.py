@@ -26,6 +26,9 @@ _END_LINE = b"\n\\.\n"
 _END = b"\n\\.\n\n\n"
 _LINES_BEHIND = 2
 
+# Text is decoded, to see whether it can be, in pieces of so many bytes, and only those that are not ASCII: most are.
+_WINDOW = 4096
+
 #: A row longer than this is not kept in memory by :class:`CopyMatches`,
 LONG_ROW = 1024 * 1024
 
@@ -115,11 +118,15 @@ class _Text:
             raise corrupt(f"the rows of {self._where} have a character in them that PostgreSQL never writes there")
         if self._decoder is None or (data.isascii() and not self._cut):
             return
-        try:
-            self._decoder.decode(data)
-        except UnicodeDecodeError as error:
-            raise corrupt(f"the rows of {self._where} are no text in UTF-8") from error
-        self._cut = bool(self._decoder.getstate()[0])
+        for start in range(0, len(data), _WINDOW):
+            part = data[start : start + _WINDOW]
+            if not self._cut and part.isascii():
+                continue
+            try:
+                self._decoder.decode(part)
+            except UnicodeDecodeError as error:
+                raise corrupt(f"the rows of {self._where} are no text in UTF-8") from error
+            self._cut = bool(self._decoder.getstate()[0])
 
 
 class CopyCounter:

@@ -174,6 +174,23 @@ def test_what_is_no_table_of_one_column(data: bytes) -> None:
         assert caught.value.diagnosis == "corrupt"
 
 
+@pytest.mark.parametrize("at", [4093, 4094, 4095, 4096, 4097, 8191])
+def test_characters_at_the_ends_of_what_is_decoded_at_a_time(at: int) -> None:
+    """Most of a long text is ASCII and is passed over; what is not may be cut anywhere."""
+    for text, whole in (("🦀".encode(), True), (b"\xf0\x9f\xa6", False), (b"\x80", False), ("é".encode() * 5000, True)):
+        data = b"a" * at + text + b"a" * 9000 + b"\n\\.\n\n\n"
+        for step in (1000, 4096, len(data)):
+            counter = CopyCounter("a table", 1, "utf-8")
+            try:
+                for start in range(0, len(data), step):
+                    counter.feed(data[start : start + step])
+                assert counter.finish() == 1
+                found = True
+            except CentralError:
+                found = False
+            assert found == whole, (text[:4], step)
+
+
 def test_other_encodings_are_not_looked_into() -> None:
     counter = CopyCounter("t", 1, "iso8859-1")
     counter.feed("größe\n\\.\n\n\n".encode("iso8859-1"))
