@@ -314,9 +314,6 @@ from ansible_collections.odkops.central.plugins.module_utils._errors import Cent
 from ansible_collections.odkops.central.plugins.module_utils._module import run
 from ansible_collections.odkops.central.plugins.module_utils._passphrase import read_passphrase
 from ansible_collections.odkops.central.plugins.module_utils._pg_restore import PgRestore
-from ansible_collections.odkops.central.plugins.module_utils._pool_check import DEPTHS as BLOB_DEPTHS
-from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, find_rclone
-from ansible_collections.odkops.central.plugins.module_utils._set_verify import SetRequest, verify_set
 from ansible_collections.odkops.central.plugins.module_utils._verify import DEPTHS, verify_file
 from ansible_collections.odkops.central.plugins.module_utils._verify_args import expectation_of, reader_argument_spec
 
@@ -337,6 +334,9 @@ def _verify(params: dict[str, Any]) -> dict[str, Any]:
 def _verify_set(params: dict[str, Any], temporary: str, check_mode: bool) -> dict[str, Any]:
     if params["depth"] != "full" or params["expected_sha256"] is not None:
         raise CentralError("bad_option", "depth and expected_sha256 are for path. A set is read as a whole.")
+    # Only here, since a file alone needs none of it.
+    from ansible_collections.odkops.central.plugins.module_utils._rclone import Rclone, find_rclone
+    from ansible_collections.odkops.central.plugins.module_utils._set_verify import SetRequest, verify_set
 
     @cache
     def rclone() -> Rclone:
@@ -362,7 +362,7 @@ def main() -> None:
             **leased_channel_argument_spec(),
             "path": {"type": "path"},
             "set": {"type": "path"},
-            "blobs": {"type": "str", "choices": list(BLOB_DEPTHS), "default": "content"},
+            "blobs": {"type": "str", "choices": ["content", "presence"], "default": "content"},
             "blob_list": {"type": "path"},
             "allow_unauthenticated": {"type": "bool", "default": False},
             "rclone_path": {"type": "path"},
