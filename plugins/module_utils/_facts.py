@@ -271,6 +271,21 @@ class Facts:
             if len(self._drafts) > _MAXIMUM_LINKS:
                 raise corrupt("public.form_defs has more rows than are taken for genuine")
 
+    def add(self, other: Facts) -> None:
+        """Add what was gathered of other tables of the same dump."""
+        self.tables.update(other.tables)
+        self.data_size += other.data_size
+        self.migrations += other.migrations
+        for status, number in other.blobs.items():
+            self.blobs[status] = self.blobs.get(status, 0) + number
+        self.blobs_in_database += other.blobs_in_database
+        self.bad_blobs += other.bad_blobs
+        self._upgrade = max(self._upgrade, other._upgrade, key=lambda upgrade: upgrade[0])
+        self._forms.update(other._forms)
+        self._links += other._links
+        self._drafts += other._drafts
+        self._text += other._text
+
     def links(self) -> list[LinkFact]:
         """The forms and drafts that Enketo knows, after the whole dump has passed."""
         drafts = []

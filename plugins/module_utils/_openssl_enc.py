@@ -15,6 +15,7 @@ refuses. :class:`ChaCha20Stream` does what OpenSSL does.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import struct
@@ -36,6 +37,7 @@ _IV_SIZE = 16
 _BLOCK = 64
 
 
+@functools.lru_cache(maxsize=4)
 def derive(passphrase: str, salt: bytes) -> tuple[bytes, bytes]:
     """Key (32 bytes) and initial value (16 bytes) of a passphrase and a salt, as openssl-enc(1) derives them."""
     both = hashlib.pbkdf2_hmac("sha256", passphrase.encode("utf-8"), salt, ROUNDS, _KEY_SIZE + _IV_SIZE)
@@ -47,14 +49,19 @@ class ChaCha20Stream:
 
     :param key: 32 bytes
     :param iv: 16 bytes: block counter (32 bits, little-endian), nonce (96 bits)
+    :param offset: bytes of the stream that are passed over
     :raises CentralError: ``missing_required_lib`` where ``cryptography`` is absent or may not use ChaCha20
     """
 
-    def __init__(self, key: bytes, iv: bytes) -> None:
+    def __init__(self, key: bytes, iv: bytes, offset: int = 0) -> None:
         self._key = key
-        self._counter, self._word = struct.unpack("<II", iv[:8])
+        blocks, begun = divmod(offset, _BLOCK)
+        counter, word = struct.unpack("<II", iv[:8])
+        carry, self._counter = divmod(counter + blocks, 2**32)
+        self._word = (word + carry) % 2**32
         self._rest = iv[8:]
         self._start()
+        self.update(bytes(begun))
 
     def _start(self) -> None:
         iv = struct.pack("<II", self._counter, self._word) + self._rest
@@ -110,11 +117,12 @@ class EncryptedReader:
     :param source: the stream, placed behind its header
     :param salt: the eight bytes of the header
     :param passphrase: empty for a backup that was made without one
+    :param offset: so many bytes behind the header the stream is placed
     """
 
-    def __init__(self, source: Readable, salt: bytes, passphrase: str) -> None:
+    def __init__(self, source: Readable, salt: bytes, passphrase: str, offset: int = 0) -> None:
         self._source = source
-        self._cipher = ChaCha20Stream(*derive(passphrase, salt))
+        self._cipher = ChaCha20Stream(*derive(passphrase, salt), offset)
 
     def read(self, size: int, /) -> bytes:
         """As :meth:`Readable.read`."""

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Callable
 
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_division import Division, divide
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import ArchiveInput, corrupt, truncated
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import (
@@ -58,49 +60,78 @@ class CustomArchive:
         """Bytes read so far; after the walk, the size of the archive."""
         return self._input.offset
 
-    def blocks(self) -> Iterator[Block]:
+    def division(self, size: int, read_at: Callable[[int, int], bytes]) -> Division | None:
+        """Where a second reader may begin. To be asked for before the walk.
+
+        :param size: bytes of the archive
+        :param read_at: gives so many bytes at an offset of the archive, fewer at its end
+        """
+        return divide(self.entries, self.size, size, self._input.integer_size, read_at)
+
+    def blocks(self, division: Division | None = None) -> Iterator[Block]:
         """The blocks in the order of the file. Each one's pieces must be read before the next one.
 
+        :param division: stop there, if that is a place between two blocks: :attr:`size` is its offset then. Else go on
         :raises CentralError: ``truncated``, ``corrupt``
         """
-        source = self._input
+        return _blocks(self._input, self._waiting, division)
+
+    def blocks_behind(self, division: Division, source: Readable) -> Iterator[Block]:
+        """The blocks from a division to the end of the archive, for a second reader.
+
+        :param source: the archive, from the division's offset on
+        :raises CentralError: ``truncated``, ``corrupt``
+        """
+        behind = ArchiveInput(source, division.offset)
+        behind.integer_size, behind.offset_size = self._input.integer_size, self._input.offset_size
+        return _blocks(behind, self._waiting[division.number :], None)
+
+    @property
+    def _waiting(self) -> list[TocEntry]:
         # pg_dump writes them in the order of the table of contents (WriteDataChunks), and a pg_restore that
         # reads from a pipe needs that order.
-        waiting = [entry for entry in self.entries if entry.has_data]
-        for number, entry in enumerate(waiting):
-            if source.at_end():
-                raise truncated(f"before the data of {_names(waiting[number:])}")
-            begin = source.offset
-            source.where = f"at the beginning of the data of {entry.name}"
-            kind, dump_id = source.byte(), source.integer()
-            if dump_id != entry.dump_id or entry.position not in (0, begin):
-                raise corrupt(f"at byte {begin} stands not the data of {entry.name} but that of an entry {dump_id}")
-            if kind != (_LARGE_OBJECTS if entry.description == "BLOBS" else _DATA):
-                raise corrupt(f"the data of {entry.name} is of a kind {kind}")
-            source.where = f"inside the data of {entry.name}"
-            if kind == _DATA:
-                yield Block(entry, None, source.chunks())
-            else:
-                yield from self._large_objects(entry)
-        source.where = "behind its last block"
-        if not source.at_end():
-            raise corrupt(f"something follows its last block, at byte {source.offset}")
+        return [entry for entry in self.entries if entry.has_data]
 
-    def _large_objects(self, entry: TocEntry) -> Iterator[Block]:
-        latest = 0
-        while True:
-            # pg_dump writes an unsigned number of 32 bits as if it were a signed one.
-            oid = self._input.integer()
-            if not -(2**31) <= oid < 2**31:
-                raise corrupt(f"the large object {oid} cannot be")
-            oid %= 2**32
-            if oid == 0:
-                return
-            # In the order of their ids: dumpLOs, and getLOs since PostgreSQL 17.
-            if oid <= latest:
-                raise corrupt(f"the large object {oid} is there twice, or not in its place")
-            latest = oid
-            yield Block(entry, oid, self._input.chunks())
+
+def _blocks(source: ArchiveInput, waiting: list[TocEntry], division: Division | None) -> Iterator[Block]:
+    """The blocks of the entries `waiting`, and that nothing follows them."""
+    for number, entry in enumerate(waiting):
+        if division == Division(number, source.offset):
+            return
+        if source.at_end():
+            raise truncated(f"before the data of {_names(waiting[number:])}")
+        begin = source.offset
+        source.where = f"at the beginning of the data of {entry.name}"
+        kind, dump_id = source.byte(), source.integer()
+        if dump_id != entry.dump_id or entry.position not in (0, begin):
+            raise corrupt(f"at byte {begin} stands not the data of {entry.name} but that of an entry {dump_id}")
+        if kind != (_LARGE_OBJECTS if entry.description == "BLOBS" else _DATA):
+            raise corrupt(f"the data of {entry.name} is of a kind {kind}")
+        source.where = f"inside the data of {entry.name}"
+        if kind == _DATA:
+            yield Block(entry, None, source.chunks())
+        else:
+            yield from _large_objects(source, entry)
+    source.where = "behind its last block"
+    if not source.at_end():
+        raise corrupt(f"something follows its last block, at byte {source.offset}")
+
+
+def _large_objects(source: ArchiveInput, entry: TocEntry) -> Iterator[Block]:
+    latest = 0
+    while True:
+        # pg_dump writes an unsigned number of 32 bits as if it were a signed one.
+        oid = source.integer()
+        if not -(2**31) <= oid < 2**31:
+            raise corrupt(f"the large object {oid} cannot be")
+        oid %= 2**32
+        if oid == 0:
+            return
+        # In the order of their ids: dumpLOs, and getLOs since PostgreSQL 17.
+        if oid <= latest:
+            raise corrupt(f"the large object {oid} is there twice, or not in its place")
+        latest = oid
+        yield Block(entry, oid, source.chunks())
 
 
 def _names(missing: list[TocEntry]) -> str:

@@ -16,30 +16,35 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Callable
 
-from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
 from ansible_collections.odkops.central.plugins.module_utils._forks import end, fork
-from ansible_collections.odkops.central.plugins.module_utils._memory import keep_freed_memory
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._reading_messages import Answer, Code, answer, reporting
 from ansible_collections.odkops.central.plugins.module_utils._slots import Slots
-from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, Item, TableReader
+from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, Item, TableReader, feed
+
+# Who decompresses has most to do, and others give way (nice(2)): who reads the rows that come of it, and, where an archive is
+# read in two parts, whoever has less of it.
+_ROWS, _LESS = 5, 10
 
 
 class ReadingProcesses:
-    """Takes blocks, their compressed pieces, and None for their ends. Use it as a context manager.
+    """Takes blocks, their compressed pieces, and None for their ends, or reads them itself.
 
-    What goes wrong in another process is raised by the next :meth:`put`, or by :meth:`finish`.
+    To be made before there are threads, then started, and closed in any case. What goes wrong in another process is raised
+    by the next :meth:`put`, or by :meth:`finish`.
 
-    :param compression: the method, as :func:`decompressor` takes it
+    :param compression: the method, as :func:`decompressor` takes it; its libraries have been imported
     :param file: the blocks are files of the directory format
     :param entries: the entries of the blocks that will come
-    :param facts: gathers what the rows say; :attr:`facts` takes its place
+    :param facts: gathers what the rows say, in another process; :attr:`facts` takes its place
     :param on_blob: called with each row of ``blobs``, in a thread of this process
-    :raises CentralError: ``missing_required_lib``, ``unsupported_compression``
+    :param blocks: blocks of the custom format, to be read by one process, which does all that is done with them
+    :param less: others have more to do, and go first
     :raises OSError: no process can be had
     """
 
@@ -50,44 +55,51 @@ class ReadingProcesses:
         entries: list[TocEntry],
         facts: Facts,
         on_blob: Callable[[BlobFact], None] | None,
+        blocks: Iterable[Block] | None = None,
+        less: bool = False,
     ) -> None:
-        decompressor(compression, "", file)  # Its libraries are imported here, before the fork.
-        keep_freed_memory()
-        self._code = Code(entries)
+        self._nice = _LESS if less else 0
         self.facts = facts
+        self._code = Code(entries)
         self._processes: list[int] = []
-        self._to, self._from = Slots(), Slots()
+        self._to, self._from, rows = Slots(), Slots(), Slots()
         self._answer = Answer(self._from, on_blob, self._end_processes)
-        rows = Slots() if compression == "gzip" else self._to
+        self._take = self._send
+        with_blobs = on_blob is not None
         try:
-            if rows is self._to:
-                self._take = Decompressing(compression, file, self._send).take
-            else:
-                self._take = self._send
+            if blocks is not None:
+                self._fork(lambda: _read_alone(self._to, self._from, blocks, compression, facts, with_blobs), [rows])
+            elif compression == "gzip":
                 self._fork(lambda: _decompress(self._to, rows, self._code, compression, file), [self._from])
-            strange = [] if rows is self._to else [self._to]
-            self._fork(lambda: _read(rows, self._from, self._code, facts, on_blob is not None), strange)
+                self._fork(lambda: _read(rows, self._from, self._code, facts, with_blobs), [self._to], _ROWS)
+            else:
+                self._take = Decompressing(compression, file, self._send).take
+                self._fork(lambda: _read(self._to, self._from, self._code, facts, with_blobs), [rows])
         except OSError:
-            self._end()
+            self.close()
             raise
         finally:
-            if rows is not self._to:
-                rows.close()
+            rows.close()
         self._to.sends()
         self._from.receives()
 
     def _send(self, item: Item) -> None:
         self._code.send(self._to, item)
 
-    def _fork(self, work: Callable[[], None], strange: list[Slots]) -> None:
+    def _fork(self, work: Callable[[], None], strange: list[Slots], nice: int = 0) -> None:
         """Do `work` in a new process, which has nothing to do with the slots `strange`."""
 
         def apart() -> None:
+            os.nice(self._nice + nice)
             for slots in strange:
                 slots.close()
             work()
 
         self._processes.append(fork(apart))
+
+    def start(self) -> None:
+        """Begin to receive what comes back, in a thread."""
+        self._answer.start()
 
     def put(self, item: Item) -> None:
         """Hand an item over; waits while no slot is free."""
@@ -98,7 +110,10 @@ class ReadingProcesses:
         self._answer.check()
 
     def finish(self) -> None:
-        """Wait until all is done; then :attr:`facts` is what the rows say."""
+        """Wait until all is done; then :attr:`facts` is what the rows say.
+
+        :raises CentralError: what is wrong; ``process_killed``
+        """
         with contextlib.suppress(EOFError):
             self._code.done(self._to)
         self.facts = self._answer.facts()
@@ -108,36 +123,41 @@ class ReadingProcesses:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the processes, if they have not ended yet, and give everything back."""
         for process in self._processes:
             end(process)
         self._answer.join()
         self._to.close()
         self._from.close()
 
-    def __enter__(self) -> ReadingProcesses:
-        self._answer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end()
-
 
 def _decompress(received: Slots, sent: Slots, code: Code, compression: str, file: bool) -> None:
-    """What the second process does."""
+    """What a process does that decompresses."""
     received.receives()
     sent.sends()
-    decompressing = Decompressing(compression, file, lambda item: code.send(sent, item))
-    reporting(sent, lambda: code.receive(received, decompressing.take))
+    take = Decompressing(compression, file, lambda item: code.send(sent, item)).take
+    reporting(sent, lambda: code.receive(received, take))
 
 
 def _read(received: Slots, sent: Slots, code: Code, facts: Facts, with_blobs: bool) -> None:
-    """What the third process does."""
+    """What a process does that reads rows."""
     received.receives()
     sent.sends()
     answer(sent, facts, with_blobs, lambda: code.receive(received, TableReader(facts).take))
+
+
+def _read_alone(
+    received: Slots, sent: Slots, blocks: Iterable[Block], compression: str, facts: Facts, with_blobs: bool
+) -> None:
+    """What a process does that reads blocks itself, and decompresses, and reads rows."""
+    received.receives()
+    sent.sends()
+    take = Decompressing(compression, False, TableReader(facts).take).take
+
+    def take_while_wanted(item: Item) -> None:
+        if received.abandoned():
+            raise EOFError
+        take(item)
+
+    answer(sent, facts, with_blobs, lambda: feed(blocks, take_while_wanted))

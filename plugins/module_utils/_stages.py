@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Callable, Union
 
 from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
@@ -108,3 +109,12 @@ class TableReader:
             if columns is None:
                 raise corrupt(f"the data of {entry.name} is not in the form of COPY")
             self._table = self._facts.table(entry.namespace, entry.tag, columns)
+
+
+def feed(blocks: Iterable[Block], put: Callable[[Item], None]) -> None:
+    """Give each block, its pieces, and None for its end, to `put`."""
+    for block in blocks:
+        put(block)
+        for piece in block.pieces:
+            put(piece)
+        put(None)

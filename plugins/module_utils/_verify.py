@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Callable, Optional, Union
+from typing import Any, BinaryIO, Callable, Optional
 
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error
@@ -30,7 +30,7 @@ from ansible_collections.odkops.central.plugins.module_utils._streams import (
     Readable,
     read_exactly,
 )
-from ansible_collections.odkops.central.plugins.module_utils._walk import read_blocks
+from ansible_collections.odkops.central.plugins.module_utils._walk import Archive, read_alone, read_together
 
 #: names of the formats, as results have them
 ENCRYPTED = "pgdump.enc"
@@ -38,8 +38,6 @@ PLAIN = "pgdump"
 ZIP = "zip"
 
 DEPTHS = ("passphrase", "full", "pg_restore")
-
-Archive = Union[CustomArchive, LegacyZip]
 
 # What damage to a file may look like; where its SHA-256 is known, that it was changed says more.
 _DAMAGE = frozenset(
@@ -121,19 +119,35 @@ def verify_file(
     except OSError as error:
         raise reading_error(error, path) from error
     with file:
-        return verify_stream(_FileReader(file, path), expected, on_blob, stored=file, plain=plain, on_facts=on_facts)
+        return verify_stream(
+            _FileReader(file, path),
+            expected,
+            on_blob,
+            stored=file,
+            plain=plain,
+            on_facts=on_facts,
+            again=lambda offset: _FileReader(file, path, offset),
+        )
 
 
 class _FileReader:
-    """A file whose errors are the engine's."""
+    """A file whose errors are the engine's.
 
-    def __init__(self, file: Any, path: str) -> None:
+    :param offset: where to begin, whoever else reads the file; None for where it stands
+    """
+
+    def __init__(self, file: Any, path: str, offset: int | None = None) -> None:
         self._file = file
         self._path = path
+        self._offset = offset
 
     def read(self, size: int, /) -> bytes:
         try:
-            data: bytes = self._file.read(size)
+            if self._offset is None:
+                data: bytes = self._file.read(size)
+            else:
+                data = os.pread(self._file.fileno(), size, self._offset)
+                self._offset += len(data)
         except OSError as error:
             raise reading_error(error, self._path) from error
         return data
@@ -148,6 +162,7 @@ def verify_stream(
     plain: Copy | None = None,
     on_facts: Callable[[Facts], None] | None = None,
     alone: bool = False,
+    again: Callable[[int], Readable] | None = None,
 ) -> Verification:
     """Verify a backup while it streams by.
 
@@ -158,11 +173,12 @@ def verify_stream(
         files of a dump in the directory format from a zip, else one file without a name
     :param on_facts: called with what the rows say, once all is well
     :param alone: in this thread, since other processes have work for all cores
+    :param again: gives the backup once more, from an offset on, where it is there as a whole: parts of it are read at once
     :raises CentralError: with the diagnosis of what is wrong; the rest of the stream is not read then
     """
     digest = Digesting(source, copy)
     try:
-        return _verify(digest, expected, on_blob, stored, plain, on_facts, alone)
+        return _verify(digest, expected, on_blob, stored, plain, on_facts, alone, again)
     except CentralError as error:
         if expected.sha256 is not None and error.diagnosis in _DAMAGE:
             digest.drain()
@@ -178,6 +194,7 @@ def _verify(
     plain: Copy | None,
     on_facts: Callable[[Facts], None] | None,
     alone: bool,
+    again: Callable[[int], Readable] | None,
 ) -> Verification:
     head = read_exactly(digest, _SNIFF)
     found = _sniff(head, digest)
@@ -192,9 +209,14 @@ def _verify(
     encrypted = bool(passphrase) and found != PLAIN
     result = _describe(found, encrypted, expected.depth, archive.header)
     if expected.depth != "passphrase":
-        entries, blocks = archive.entries, archive.blocks()
-        size = _stored_size(stored)
-        facts = read_blocks(archive.header, entries, blocks, found == ZIP, size, on_blob, alone, beside=digest)
+        if alone:
+            facts = read_alone(archive, on_blob)
+        else:
+            # Where all that is decrypted has to be handed on, one reader has to read all of it.
+            archive_again = None
+            if again is not None and found == ENCRYPTED and plain is None:
+                archive_again = _archive_again(again, head, passphrase)
+            facts = read_together(archive, digest, _stored_size(stored), on_blob, archive_again)
         facts.check(expected.known_bad_blobs)
         result.size, result.sha256 = digest.size, digest.sha256
         result.tables, result.central = dict(sorted(facts.tables.items())), facts.summary()
@@ -209,6 +231,12 @@ def _verify(
             **{key: value for key, value in result.as_dict().items() if key != "diagnosis"},
         )
     return result
+
+
+def _archive_again(again: Callable[[int], Readable], head: bytes, passphrase: str) -> Callable[[int], Readable]:
+    """The archive in an encrypted backup once more, from an offset on."""
+    salt = head[len(MAGIC) : HEADER_SIZE]
+    return lambda offset: EncryptedReader(again(HEADER_SIZE + offset), salt, passphrase, offset)
 
 
 def _stored_size(stored: BinaryIO | None) -> int | None:

@@ -7,68 +7,175 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import Callable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Callable, Union
 
+from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
+from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import LegacyZip
+from ansible_collections.odkops.central.plugins.module_utils._memory import keep_freed_memory
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block, CustomArchive
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_division import Division
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import Header, read_encoding
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import read_encoding
 from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
 from ansible_collections.odkops.central.plugins.module_utils._reading_processes import ReadingProcesses
-from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, Item, TableReader
+from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, TableReader, feed
+from ansible_collections.odkops.central.plugins.module_utils._streams import Digesting, Readable, read_exactly
+
+Archive = Union[CustomArchive, LegacyZip]
 
 #: a backup of so many bytes or more is worth a second process
 LARGE = 16 * 1024 * 1024
 
 
-def read_blocks(
-    header: Header,
-    entries: list[TocEntry],
-    blocks: Iterable[Block],
-    file: bool = False,
+def read_alone(archive: Archive, on_blob: Callable[[BlobFact], None] | None = None) -> Facts:
+    """Decompress and read all data of an archive, in this thread.
+
+    :param archive: nothing of it but its table of contents has been read
+    :param on_blob: called with each row of ``blobs``
+    :returns: what the rows say
+    :raises CentralError: ``truncated``, ``corrupt``, ``missing_required_lib``, ...
+    """
+    facts = _facts_for(archive, on_blob)
+    feed(archive.blocks(), Decompressing(archive.header.compression, _is_zip(archive), TableReader(facts).take).take)
+    return facts
+
+
+def read_together(
+    archive: Archive,
+    digest: Digesting,
     size: int | None = None,
     on_blob: Callable[[BlobFact], None] | None = None,
-    alone: bool = False,
-    beside: AbstractContextManager[object] | None = None,
+    again: Callable[[int], Readable] | None = None,
 ) -> Facts:
-    """Decompress and read all data of an archive.
+    """As :func:`read_alone`, by several.
 
-    A large file is decompressed in a process of its own, and its rows are read in another one. What comes over a
-    network never keeps two cores busy, and a small file is read before a process is made: there it is threads.
+    A large file is decompressed in a process of its own, and its rows are read in another one; a part of its tables is
+    read by one more, where it can be divided. What comes over a network never keeps two cores busy, and a small file is
+    read before a process is made: there it is threads.
 
-    :param blocks: the blocks, as :meth:`CustomArchive.blocks` gives them
-    :param file: the blocks are files of the directory format
+    :param digest: what the archive is read from, in the end; it hashes in a thread of its own where processes read
     :param size: bytes of the backup where it is a file, else None
-    :param on_blob: called with each row of ``blobs``, in another thread unless `alone`
-    :param alone: by this thread and no other
-    :param beside: entered where processes read, once they have been made: what it begins may be a thread
-    :returns: what the rows say
-    :raises CentralError: ``truncated``, ``corrupt``, ``missing_required_lib``, ``process_killed``, ...
+    :param on_blob: called in another thread
+    :param again: gives the archive once more, from an offset on, where that can be had in any order
+    :raises CentralError: ``process_killed``, too
     """
-    facts = Facts(on_blob)
-    _check_entries(entries)
-    facts.encoding = next((read_encoding(entry) for entry in entries if entry.description == "ENCODING"), None)
-    if alone:
-        _feed(blocks, Decompressing(header.compression, file, TableReader(facts).take).take)
-        return facts
     if size is not None and size >= LARGE and (os.cpu_count() or 1) > 1:
         try:
-            processes = ReadingProcesses(header.compression, file, entries, facts, on_blob)
-        except OSError:
-            pass  # No process can be had: threads do it, too.
-        else:
-            with processes, beside or contextlib.nullcontext():
-                _all([lambda: _feed(blocks, processes.put), processes.finish])
-            return processes.facts
+            return _by_processes(archive, digest, size, on_blob, again)
+        except _NoProcessError:
+            pass  # Threads do it, too.
+    facts = _facts_for(archive, on_blob)
     with (
         Worker(TableReader(facts).take) as reading,
-        Worker(Decompressing(header.compression, file, reading.put).take) as decompressing,
+        Worker(Decompressing(archive.header.compression, _is_zip(archive), reading.put).take) as decompressing,
     ):
-        _all([lambda: _feed(blocks, decompressing.put), decompressing.finish, reading.finish])
+        _all([lambda: feed(archive.blocks(), decompressing.put), decompressing.finish, reading.finish])
+    return facts
+
+
+class _NoProcessError(Exception):
+    """No process can be had."""
+
+
+def _by_processes(
+    archive: Archive,
+    digest: Digesting,
+    size: int,
+    on_blob: Callable[[BlobFact], None] | None,
+    again: Callable[[int], Readable] | None,
+) -> Facts:
+    compression, file = archive.header.compression, _is_zip(archive)
+    decompressor(compression, "", file)  # Its libraries are imported here, not in each process.
+    keep_freed_memory()
+    with contextlib.ExitStack() as stack:
+
+        def processes(blocks: Iterable[Block] | None, less: bool) -> ReadingProcesses:
+            facts = _facts_for(archive, None)
+            made = ReadingProcesses(compression, file, archive.entries, facts, on_blob, blocks, less)
+            stack.callback(made.close)
+            return made
+
+        behind = _behind(archive, size, again)
+        try:
+            second = None if behind is None else processes(behind.blocks, not behind.more)
+            first = processes(None, behind is not None and behind.more)
+        except OSError as error:
+            raise _NoProcessError from error
+        # What follows starts threads.
+        first.start()
+        stack.enter_context(digest)
+        if behind is None or second is None:
+            _all([lambda: feed(archive.blocks(), first.put), first.finish])
+            return first.facts
+        second.start()
+
+        def pass_over() -> None:
+            if behind.met():
+                digest.drain()
+
+        _all([lambda: feed(behind.before, first.put), pass_over, first.finish])
+        if behind.met():
+            second.finish()
+            first.facts.add(second.facts)
+        return first.facts
+
+
+@dataclass
+class _Behind:
+    """An archive that is read in two parts."""
+
+    archive: CustomArchive
+    division: Division
+    #: whether there is more to do for the second part than for the first
+    more: bool
+    #: gives the archive from an offset on
+    again: Callable[[int], Readable]
+
+    @property
+    def before(self) -> Iterator[Block]:
+        """The blocks of the first part; those of the second follow, should the division be no place between two blocks."""
+        return self.archive.blocks(self.division)
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """The blocks of the second part."""
+        return self.archive.blocks_behind(self.division, self.again(self.division.offset))
+
+    def met(self) -> bool:
+        """Whether the first part has been read, and ends where the second one begins."""
+        return self.archive.size == self.division.offset
+
+
+def _behind(archive: Archive, size: int, again: Callable[[int], Readable] | None) -> _Behind | None:
+    """How to read the archive in two parts; None where it is not worth while, or cannot be."""
+    if again is None or isinstance(archive, LegacyZip):
+        return None
+    division = archive.division(size, lambda offset, wanted: read_exactly(again(offset), wanted))
+    if division is None:
+        return None
+    # One process does all that is to be done for the second part, for each byte about twice what the first part's has to do.
+    return _Behind(archive, division, 2 * (size - division.offset) > division.offset, again)
+
+
+def _is_zip(archive: Archive) -> bool:
+    """Whether its blocks are files of the directory format."""
+    return isinstance(archive, LegacyZip)
+
+
+def _facts_for(archive: Archive, on_blob: Callable[[BlobFact], None] | None) -> Facts:
+    """Facts that nothing has been given yet.
+
+    :raises CentralError: ``corrupt``
+    """
+    _check_entries(archive.entries)
+    facts = Facts(on_blob)
+    encodings = (read_encoding(entry) for entry in archive.entries if entry.description == "ENCODING")
+    facts.encoding = next(encodings, None)
     return facts
 
 
@@ -82,14 +189,6 @@ def _all(steps: list[Callable[[], None]]) -> None:
             latest = error
     if latest is not None:
         raise latest
-
-
-def _feed(blocks: Iterable[Block], put: Callable[[Item], None]) -> None:
-    for block in blocks:
-        put(block)
-        for piece in block.pieces:
-            put(piece)
-        put(None)
 
 
 def _check_entries(entries: list[TocEntry]) -> None:

@@ -200,3 +200,32 @@ def test_more_than_a_central_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_facts, "_MAXIMUM_TEXT", 5000)
     assert refused(Facts(), "forms", forms, *(b"%d\t1\t" % n + b"x" * 999 for n in range(9))) == "corrupt"
     assert refused(Facts(), "form_defs", drafts, *(b"%d\t1\t" % n + b"x" * 999 for n in range(9))) == "corrupt"
+
+
+def test_two_readers_know_together_what_one_would_know() -> None:
+    """Tables divided between two, in each way that keeps their order."""
+    forms = ["id", "projectId", "xmlFormId", "enketoId", "enketoOnceId", "deletedAt"]
+    tables: list[tuple[str, list[str], list[bytes]]] = [
+        ("audits", ["id", "action", "details"], [b'5\tupgrade.server\t{"version": "new"}', b'4\tupgrade.server\t{}']),
+        ("blobs", BLOBS, [blob(1, b"one"), blob(2, None, "a" * 40, b"uploaded", b"7"), blob(3, b"x", "b" * 40)]),
+        ("form_defs", ["id", "formId", "enketoId", "draftToken"], [b"1\t7\tabc\ttoken", b"2\t8\tdef\t\\N"]),
+        ("forms", forms, [b"7\t1\thousehold\tefg\tonce\t\\N", b"8\t2\twells\t\\N\t\\N\t\\N"]),
+        ("knex_migrations", ["id", "name"], [b"1\t20180101-01-first.js", b"2\t20260717-01-latest.js"]),
+    ]  # fmt: skip
+
+    def read(part: list[tuple[str, list[str], list[bytes]]]) -> Facts:
+        facts = Facts()
+        for name, columns, rows in part:
+            facts.tables[f"public.{name}"] = give(facts, name, columns, *rows)
+            facts.data_size += 100
+        return facts
+
+    whole = read(tables)
+    assert whole.summary()["version"] == "new"
+    assert len(whole.links()) == 3
+    for divided in range(len(tables) + 1):
+        first, second = read(tables[:divided]), read(tables[divided:])
+        first.add(second)
+        assert first.summary() == whole.summary()
+        assert first.links() == whole.links()
+        assert (first.tables, first.migrations, first.bad_blobs) == (whole.tables, whole.migrations, whole.bad_blobs)

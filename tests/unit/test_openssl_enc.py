@@ -80,6 +80,28 @@ def test_the_block_counter_wraps_as_in_openssl(counter: int, word: int) -> None:
     for step in (1, 63, 64, 65, 640, 64_000):
         stream = ChaCha20Stream(key, iv)
         assert b"".join(stream.update(plain[i : i + step]) for i in range(0, len(plain), step)) == expected
+        stream, buffer = ChaCha20Stream(key, iv), bytearray(step + 1)
+        found = b""
+        for i in range(0, len(plain), step):
+            part = plain[i : i + step]
+            stream.update_into(part, memoryview(buffer))
+            found += buffer[: len(part)]
+        assert found == expected
+    for offset in (1, 63, 64, 65, 128, 63_937, 64_000, 64_001, 200_002):
+        assert ChaCha20Stream(key, iv, offset).update(plain[offset:]) == expected[offset:]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4096, 299_999, 300_001])
+def test_a_second_reader_begins_anywhere(offset: int) -> None:
+    plain = os.urandom(300_001)
+    data = openssl(plain, passphrase="p")
+    source = io.BytesIO(data[16 + offset :])
+    reader = EncryptedReader(source, data[8:16], "p", offset)
+    buffer = bytearray(70_000)
+    found = b""
+    while size := reader.readinto(memoryview(buffer)):
+        found += buffer[:size]
+    assert found == plain[offset:]
 
 
 def test_a_header_that_is_none() -> None:

@@ -6,19 +6,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.odkops.central.plugins.module_utils import _reading_processes, _walk
+from ansible_collections.odkops.central.plugins.module_utils import _pgdump_division, _reading_processes, _walk
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block, CustomArchive
 from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT
+from ansible_collections.odkops.central.plugins.module_utils._streams import Readable
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, Verification, verify_file
 
 from support.archives import PASSPHRASE, archives, methods, openssl
@@ -32,17 +37,30 @@ OPENED = Expectation(passphrase=PASSPHRASE)
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> list[_reading_processes.ReadingProcesses]:
-    """Every file is large enough for processes; the list has what was made."""
-    made: list[_reading_processes.ReadingProcesses] = []
+    """Every file is large enough for processes; the list has what was started."""
+    started: list[_reading_processes.ReadingProcesses] = []
 
     class Noted(_reading_processes.ReadingProcesses):
-        def __enter__(self) -> _reading_processes.ReadingProcesses:
-            made.append(self)
-            return super().__enter__()
+        def start(self) -> None:
+            started.append(self)
+            super().start()
 
     monkeypatch.setattr(_walk, "LARGE", 0)
     monkeypatch.setattr(_walk, "ReadingProcesses", Noted)
-    return made
+    return started
+
+
+@pytest.fixture
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """In how many parts an archive is read."""
+    number: int = request.param
+    if number == 2:
+        monkeypatch.setattr(_pgdump_division, "WORTH", 1)
+        monkeypatch.setattr(_pgdump_division, "_LOOK", 1)
+    return number
+
+
+ONE_AND_TWO = pytest.mark.parametrize("parts", [1, 2], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +89,9 @@ def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Verification
 @pytest.mark.parametrize(
     ("major", "method"), [(major, method) for major in (15, 17) for method in methods(major) if "9" not in method]
 )
+@ONE_AND_TWO
 def test_the_same_as_threads(
+    parts: int,
     major: int,
     method: str,
     tmp_path: Path,
@@ -84,7 +104,7 @@ def test_the_same_as_threads(
     assert first == second
     assert isinstance(first[0], Verification)
     assert first[1], "the database of this test has blobs"
-    assert len(processes) == 1, "only one of the two readings was to be by processes"
+    assert len(processes) == parts, "only one of the two readings was to be by processes"
 
 
 def test_the_same_of_a_zip(
@@ -99,8 +119,9 @@ def test_the_same_of_a_zip(
 
 
 @pytest.mark.parametrize("method", ["gzip", "none"])
+@ONE_AND_TWO
 def test_the_same_of_damaged_files(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
+    parts: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
 ) -> None:
     whole = openssl(archives(15).read("nasty", method))
     path = tmp_path / "backup"
@@ -114,12 +135,14 @@ def test_the_same_of_damaged_files(
         first, second = both(path, monkeypatch)
         assert first[0] == second[0], number
         found += isinstance(first[0], str)
-    assert len(processes) == len(damaged) + 1
+    assert len(damaged) + 1 <= len(processes) <= parts * (len(damaged) + 1)
+    assert parts == 1 or len(processes) > len(damaged) * 1.5, "most were to be read in two parts"
     assert found > len(damaged) // 2, "some flips are seen by nobody where nothing is compressed, but not that many"
 
 
+@ONE_AND_TWO
 def test_rows_of_any_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
 ) -> None:
     rows = [
         f"{number}\t{'z' * size}" for number, size in enumerate((0, 1, SLOT - 3, SLOT, SLOT + 1, 5 * SLOT, 20 * SLOT))
@@ -132,8 +155,9 @@ def test_rows_of_any_length(
     assert (first[0].tables or {})["public.long"] == len(rows)
 
 
+@ONE_AND_TWO
 def test_rows_of_blobs_of_any_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
 ) -> None:
     """What a hostile dump has in its columns is sent back, too, even where it does not fit into a slot."""
     rows = [f"{number}\t{'0' * 5000}\t\\N" for number in range(1, 700)]
@@ -143,7 +167,7 @@ def test_rows_of_blobs_of_any_length(
     first, second = both(path, monkeypatch)
     assert first == second
     assert len(first[1]) == len(rows)
-    assert len(processes) == 1
+    assert len(processes) == parts
 
 
 def test_a_long_message_of_what_is_wrong(
@@ -163,7 +187,8 @@ def test_a_long_message_of_what_is_wrong(
     assert len(processes) == 1
 
 
-def test_what_on_blob_raises_is_raised(tmp_path: Path, processes: list[object]) -> None:
+@ONE_AND_TWO
+def test_what_on_blob_raises_is_raised(parts: int, tmp_path: Path, processes: list[object]) -> None:
     def refuse(blob: BlobFact) -> None:
         raise CentralError("corrupt", f"no blob {blob.id}")
 
@@ -171,31 +196,47 @@ def test_what_on_blob_raises_is_raised(tmp_path: Path, processes: list[object]) 
     path.write_bytes(openssl(archives(15).read("nasty")))
     with pytest.raises(CentralError, match="no blob"):
         verify_file(str(path), OPENED, refuse)
-    assert processes
+    assert len(processes) == parts
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("parts", "reader", "victim"), [(1, 0, 0), (1, 0, 1), (2, 0, 1), (2, 1, 0)], indirect=["parts"]
+)
 def test_a_process_that_is_killed(
-    victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+    parts: int,
+    reader: int,
+    victim: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: list[_reading_processes.ReadingProcesses],
 ) -> None:
     path = tmp_path / "backup"
     path.write_bytes(openssl(archives(15).read("nasty")))
-    feed = _walk._feed
+    start = _reading_processes.ReadingProcesses.start
 
-    def kill_then_feed(blocks: object, put: object) -> None:
-        os.kill(processes[-1]._processes[victim], signal.SIGKILL)
-        time.sleep(0.1)
-        feed(blocks, put)  # type: ignore[arg-type]
+    def kill_then_start(self: _reading_processes.ReadingProcesses) -> None:
+        if len(processes) == reader + 1:
+            os.kill(self._processes[victim], signal.SIGKILL)
+            time.sleep(0.1)
+        start(self)
 
-    monkeypatch.setattr(_walk, "_feed", kill_then_feed)
+    # The second reader has done its work by then, unless it is made to wait.
+    alone = _reading_processes._read_alone
+
+    def late(*args: Any) -> None:
+        time.sleep(5)
+        alone(*args)
+
+    monkeypatch.setattr(_reading_processes, "_read_alone", late if reader == 1 else alone)
+    monkeypatch.setattr(_reading_processes.ReadingProcesses, "start", kill_then_start)
     with pytest.raises(CentralError) as caught:
         verify_file(str(path), OPENED)
     assert caught.value.diagnosis == "process_killed"
 
 
-@pytest.mark.parametrize("possible", [0, 1])
+@pytest.mark.parametrize(("parts", "possible"), [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)], indirect=["parts"])
 def test_where_no_process_can_be_had_threads_do_it(
-    possible: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: int, possible: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.fork
     forks: list[int] = []
@@ -212,36 +253,89 @@ def test_where_no_process_can_be_had_threads_do_it(
     monkeypatch.setattr(_walk, "LARGE", 0)
     monkeypatch.setattr(os, "fork", fork)
     assert verify_file(str(path), OPENED) == expected
+    assert len(forks) == possible
+
+
+def test_damage_in_the_second_part_is_found_by_its_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    """The first reader does not look at it: it reads what is left for the digest only."""
+    monkeypatch.setattr(_pgdump_division, "WORTH", 1)
+    monkeypatch.setattr(_pgdump_division, "_LOOK", 1)
+    whole = openssl(archives(15).read("nasty"))
+    path = tmp_path / "backup"
+    path.write_bytes(whole)
+    made: list[_walk.Division] = []
+
+    def noted(archive: CustomArchive, division: _walk.Division, source: Readable) -> Iterator[Block]:
+        made.append(division)
+        return behind(archive, division, source)
+
+    behind = CustomArchive.blocks_behind
+    monkeypatch.setattr(CustomArchive, "blocks_behind", noted)
+    found = verify_file(str(path), OPENED)
+    assert (found.sha256, found.size) == (hashlib.sha256(whole).hexdigest(), len(whole))
+    position = 16 + made[0].offset + 40
+    path.write_bytes(whole[:position] + bytes([whole[position] ^ 16]) + whole[position + 1 :])
+    with pytest.raises(CentralError) as caught:
+        verify_file(str(path), OPENED)
+    assert caught.value.diagnosis == "corrupt"
+    with pytest.raises(CentralError) as caught:
+        verify_file(str(path), Expectation(passphrase=PASSPHRASE, sha256=found.sha256))
+    assert caught.value.diagnosis == "tampered"
+    assert len(processes) == 6
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_wrong_division_changes_nothing(
+    off: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    """It is a guess: where it is no place between two blocks, the first reader reads all, and nobody asks the second."""
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(archives(15).read("nasty")))
+    expected, blobs = both(path, monkeypatch)[1]
+    monkeypatch.setattr(_walk, "LARGE", 0)
+    wrong = _walk.Division(3, len(archives(15).read("nasty")) // 2 + off)
+    monkeypatch.setattr(CustomArchive, "division", lambda *_args: wrong)
+    processes.clear()
+    seen: list[BlobFact] = []
+    assert verify_file(str(path), OPENED, seen.append) == expected
+    assert seen == blobs
+    assert len(processes) == 2
 
 
 SCRIPT = """
 import sys, time
-from ansible_collections.odkops.central.plugins.module_utils import _walk
+from ansible_collections.odkops.central.plugins.module_utils import _pgdump_division, _reading_processes, _stages, _walk
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_file
 _walk.LARGE = 0
-feed = _walk._feed
+if sys.argv[3] == "2":
+    _pgdump_division.WORTH = _pgdump_division._LOOK = 1
+feed = _stages.feed
 def slowly(blocks, put):
     def wait(item):
         put(item)
         time.sleep(0.05)
     print("begun", flush=True)
     feed(blocks, wait)
-_walk._feed = slowly
+_walk.feed = _reading_processes.feed = slowly
 verify_file(sys.argv[1], Expectation(passphrase=sys.argv[2]))
 """
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_stays_of_a_reader_that_is_killed(number: int, tmp_path: Path) -> None:
+def test_nothing_stays_of_a_reader_that_is_killed(number: int, parts: int, tmp_path: Path) -> None:
     path = tmp_path / "backup"
     path.write_bytes(openssl(archives(15).read("nasty")))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", SCRIPT, str(path), PASSPHRASE]
+    command = [sys.executable, "-c", SCRIPT, str(path), PASSPHRASE, str(parts)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as reader:
         assert reader.stdout is not None
-        assert reader.stdout.readline() == b"begun\n"
+        for _part in range(parts):
+            assert reader.stdout.readline() == b"begun\n"
         children = Path(f"/proc/{reader.pid}/task/{reader.pid}/children").read_text("ascii").split()
-        assert len(children) == 2
+        assert len(children) == parts + 1
         reader.send_signal(number)
         # The pipe ends when the last process that has it has ended.
         assert reader.stdout.read() == b""
