@@ -12,7 +12,7 @@ import re
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, LinkFact
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import CustomArchive
-from ansible_collections.odkops.central.plugins.module_utils._walk import read_blocks
+from ansible_collections.odkops.central.plugins.module_utils._walk import read_alone
 
 from support.archives import archives, methods
 from support.verifying import read_plain
@@ -85,7 +85,7 @@ def test_the_table_of_contents_is_that_of_pg_restore(major: int) -> None:
 def test_what_a_dump_says_of_its_central(method: str) -> None:
     blobs: list[BlobFact] = []
     archive = CustomArchive(io.BytesIO(archives(15).read("nasty", method)))
-    facts = read_blocks(archive.header, archive.entries, archive.blocks(), on_blob=blobs.append)
+    facts = read_alone(archive, blobs.append)
     facts.check()
     summary = facts.summary()
     assert summary["version"] == '2026.1.2 \t "é"'
