@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Callable, Protocol
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, MissingLibraryError
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
@@ -26,6 +26,9 @@ _STEP = 128 * 1024
 
 class Decompressor(Protocol):
     """One compressed stream."""
+
+    #: the Adler-32 (RFC 1950) that its data has to have, after :meth:`finish`; None where it has been compared already
+    checksum: int | None
 
     def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         """Decompress `data`, in pieces of at most about :data:`PIECE` bytes.
@@ -43,6 +46,8 @@ class Decompressor(Protocol):
 class _Plain:
     """No compression."""
 
+    checksum = None
+
     def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         yield bytes(data)
 
@@ -54,6 +59,7 @@ class _Bounded:
     """What zlib, isal and lz4 have in common: `decompress` with a limit, and an end that they know."""
 
     errors: tuple[type[Exception], ...] = ()
+    checksum: int | None = None
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -73,16 +79,23 @@ class _Bounded:
         pending: bytes | memoryview | None = data
         while pending is not None:
             if self._engine.eof:
-                raise corrupt(f"something follows the compressed data of {self._where}")
+                self._follow(bytes(pending))
+                return
             try:
                 piece = self._engine.decompress(pending, PIECE)
             except self.errors as error:
                 raise corrupt(f"the compressed data of {self._where} is wrong ({error})") from error
             if piece:
                 yield piece
-            if self._engine.unused_data:
-                raise corrupt(f"something follows the compressed data of {self._where}")
-            pending = None if self._engine.eof else self._pending(len(piece))
+            if self._engine.eof:
+                self._follow(self._engine.unused_data)
+                return
+            pending = self._pending(len(piece))
+
+    def _follow(self, rest: bytes) -> None:
+        """Take what follows the stream's end."""
+        if rest:
+            raise corrupt(f"something follows the compressed data of {self._where}")
 
     def finish(self) -> None:
         if not self._engine.eof:
@@ -138,12 +151,60 @@ class _Isal(_Bounded):
             yield from self._feed(view[start : start + _STEP])
 
 
-def _gzip(where: str, window: int) -> Decompressor:
+class _IsalApart(_Isal):
+    """A zlib stream (RFC 1950) by ``isal``, but for its Adler-32, which is left to whoever takes its data."""
+
+    _HEAD, _TAIL = 2, 4
+
+    def __init__(self, where: str, engine: Any) -> None:
+        self._head = self._tail = b""
+        super().__init__(where, -zlib.MAX_WBITS, engine)
+
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        view = memoryview(data)
+        missing = self._HEAD - len(self._head)
+        if missing:
+            self._head += bytes(view[:missing])
+            view = view[missing:]
+            if len(self._head) == self._HEAD:
+                self._check_head()
+        yield from super().feed(view)
+
+    def _check_head(self) -> None:
+        """Deflate, a window of 32 KiB at most, no dictionary, and a remainder of none by 31."""
+        method, flags = self._head
+        if method & 15 != 8 or method >> 4 > 7 or flags & 32 or int.from_bytes(self._head, "big") % 31:
+            raise corrupt(f"the compressed data of {self._where} does not begin as zlib does")
+
+    def _follow(self, rest: bytes) -> None:
+        self._tail += rest
+        super()._follow(self._tail[self._TAIL :])
+
+    def finish(self) -> None:
+        super().finish()
+        if len(self._tail) < self._TAIL:
+            raise corrupt(f"the compressed data of {self._where} stops before its end")
+        self.checksum = int.from_bytes(self._tail, "big")
+
+
+def _gzip(where: str, window: int, apart: bool = False) -> Decompressor:
     try:
         from isal import igzip_lib
     except ImportError:
         return _Zlib(where, window)
-    return _Isal(where, window, igzip_lib)
+    return _IsalApart(where, igzip_lib) if apart else _Isal(where, window, igzip_lib)
+
+
+def adler32_of(method: str, file: bool) -> Callable[[bytes | memoryview, int], int] | None:
+    """Who computes the checksums that :func:`decompressor` leaves apart, if told to; None where it compares them itself."""
+    if method != "gzip" or file:
+        return None
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return None
+    adler32: Callable[[bytes | memoryview, int], int] = isal_zlib.adler32
+    return adler32
 
 
 class _Lz4(_Bounded):
@@ -160,6 +221,8 @@ class _Lz4(_Bounded):
 
 
 class _Zstd:
+    checksum = None
+
     def __init__(self, where: str) -> None:
         self._where = where
         self._frames = ZstdFrames(where)
@@ -201,18 +264,19 @@ def _missing(library: str, package: str, error: ImportError) -> MissingLibraryEr
     )
 
 
-def decompressor(method: str, where: str, file: bool = False) -> Decompressor:
+def decompressor(method: str, where: str, file: bool = False, apart: bool = False) -> Decompressor:
     """A decompressor for one stream.
 
     :param method: ``none``, ``gzip``, ``lz4``, ``zstd``, or ``deflate`` for a member of a zip file
     :param where: what is being decompressed, for messages
     :param file: the stream is a file of the directory format, not a block of the custom format
+    :param apart: leave it to the caller to compare :attr:`Decompressor.checksum`, where :func:`adler32_of` says who computes it
     :raises CentralError: ``missing_required_lib``, ``unsupported_compression``
     """
     if method == "none":
         return _Plain()
     if method == "gzip":
-        return _gzip(where, zlib.MAX_WBITS + (16 if file else 0))
+        return _gzip(where, zlib.MAX_WBITS + (16 if file else 0), apart and not file)
     if method == "deflate":
         return _gzip(where, -zlib.MAX_WBITS)
     if method == "lz4":

@@ -17,9 +17,9 @@ from ansible_collections.odkops.central.plugins.module_utils._forks import was_k
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT, Slots
-from ansible_collections.odkops.central.plugins.module_utils._stages import Item
+from ansible_collections.odkops.central.plugins.module_utils._stages import Checksum, Item
 
-_BLOCK, _DATA, _END, _DONE, _FAILED, _BLOBS, _FACTS, _MORE = range(8)
+_BLOCK, _DATA, _SUM, _END, _DONE, _FAILED, _BLOBS, _FACTS, _MORE = range(9)
 
 # So many rows of blobs are sent back at a time.
 _BATCH = 500
@@ -39,6 +39,8 @@ class Code:
             slots.send_number(_BLOCK, number)
         elif item is None:
             slots.send_number(_END)
+        elif isinstance(item, Checksum):
+            slots.send_number(_SUM, item.value)
         else:
             slots.send(_DATA, item)
 
@@ -63,6 +65,8 @@ class Code:
             elif kind == _BLOCK:
                 large_object, index = divmod(number, len(self._entries))
                 take(Block(self._entries[index], large_object or None, iter(())))
+            elif kind == _SUM:
+                take(Checksum(number))
             elif kind == _END:
                 take(None)
             elif kind == _DONE:

@@ -71,10 +71,14 @@ class ReadingProcesses:
                 self._fork(lambda: _read_alone(self._to, self._from, blocks, compression, facts, with_blobs), [rows])
             elif compression == "gzip":
                 self._fork(lambda: _decompress(self._to, rows, self._code, compression, file), [self._from])
-                self._fork(lambda: _read(rows, self._from, self._code, facts, with_blobs), [self._to], _ROWS)
+                self._fork(
+                    lambda: _read(rows, self._from, self._code, compression, file, facts, with_blobs), [self._to], _ROWS
+                )
             else:
                 self._take = Decompressing(compression, file, self._send).take
-                self._fork(lambda: _read(self._to, self._from, self._code, facts, with_blobs), [rows])
+                self._fork(
+                    lambda: _read(self._to, self._from, self._code, compression, file, facts, with_blobs), [rows]
+                )
         except OSError:
             self.close()
             raise
@@ -140,11 +144,13 @@ def _decompress(received: Slots, sent: Slots, code: Code, compression: str, file
     reporting(sent, lambda: code.receive(received, take))
 
 
-def _read(received: Slots, sent: Slots, code: Code, facts: Facts, with_blobs: bool) -> None:
+def _read(
+    received: Slots, sent: Slots, code: Code, compression: str, file: bool, facts: Facts, with_blobs: bool
+) -> None:
     """What a process does that reads rows."""
     received.receives()
     sent.sends()
-    answer(sent, facts, with_blobs, lambda: code.receive(received, TableReader(facts).take))
+    answer(sent, facts, with_blobs, lambda: code.receive(received, TableReader(facts, compression, file).take))
 
 
 def _read_alone(
@@ -153,7 +159,7 @@ def _read_alone(
     """What a process does that reads blocks itself, and decompresses, and reads rows."""
     received.receives()
     sent.sends()
-    take = Decompressing(compression, False, TableReader(facts).take).take
+    take = Decompressing(compression, False, TableReader(facts, compression, False).take).take
 
     def take_while_wanted(item: Item) -> None:
         if received.abandoned():

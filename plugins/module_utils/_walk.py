@@ -41,7 +41,8 @@ def read_alone(archive: Archive, on_blob: Callable[[BlobFact], None] | None = No
     :raises CentralError: ``truncated``, ``corrupt``, ``missing_required_lib``, ...
     """
     facts = _facts_for(archive, on_blob)
-    feed(archive.blocks(), Decompressing(archive.header.compression, _is_zip(archive), TableReader(facts).take).take)
+    compression, file = archive.header.compression, _is_zip(archive)
+    feed(archive.blocks(), Decompressing(compression, file, TableReader(facts, compression, file).take).take)
     return facts
 
 
@@ -70,9 +71,10 @@ def read_together(
         except _NoProcessError:
             pass  # Threads do it, too.
     facts = _facts_for(archive, on_blob)
+    compression, file = archive.header.compression, _is_zip(archive)
     with (
-        Worker(TableReader(facts).take) as reading,
-        Worker(Decompressing(archive.header.compression, _is_zip(archive), reading.put).take) as decompressing,
+        Worker(TableReader(facts, compression, file).take) as reading,
+        Worker(Decompressing(compression, file, reading.put).take) as decompressing,
     ):
         _all([lambda: feed(archive.blocks(), decompressing.put), decompressing.finish, reading.finish])
     return facts

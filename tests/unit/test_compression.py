@@ -16,8 +16,9 @@ from collections.abc import Callable
 import lz4.frame
 import pytest
 import zstandard
-from ansible_collections.odkops.central.plugins.module_utils._compression import PIECE, decompressor
+from ansible_collections.odkops.central.plugins.module_utils._compression import PIECE, adler32_of, decompressor
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, MissingLibraryError
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 
 TEXT = b"".join(b"%d\trow of text\n" % number for number in range(200_000))
 NOISE = os.urandom(700_001)
@@ -37,19 +38,27 @@ METHODS: dict[str, Callable[[bytes], bytes]] = {
 COMPRESSED = ["gzip", "lz4", "zstd"]
 
 
-@pytest.fixture(params=["isal", "zlib"])
+_left_apart = False
+
+
+@pytest.fixture(params=["isal", "isal apart", "zlib", "zlib apart"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With the accelerator, and as if it were not installed."""
-    if request.param == "zlib":
+    """With the accelerator, and as if it were not installed; checksums compared by it, or left to the caller."""
+    name, _space, apart = str(request.param).partition(" ")
+    if name == "zlib":
         monkeypatch.setitem(sys.modules, "isal", None)
-    return str(request.param)
+    monkeypatch.setattr(sys.modules[__name__], "_left_apart", bool(apart))
+    return name
 
 
 def decompress(method: str, data: bytes, sizes: int, file: bool = False) -> bytes:
-    reader = decompressor(method, "a table", file)
+    reader = decompressor(method, "a table", file, _left_apart)
     pieces = [piece for start in range(0, len(data), sizes) for piece in reader.feed(data[start : start + sizes])]
     reader.finish()
     assert method == "none" or max(map(len, pieces), default=0) <= PIECE + 128 * 1024
+    assert (reader.checksum is not None) == (_left_apart and adler32_of(method, file) is not None)
+    if reader.checksum is not None and reader.checksum != zlib.adler32(b"".join(pieces)):
+        raise corrupt("the checksum of a table is wrong")
     return b"".join(pieces)
 
 
@@ -101,6 +110,30 @@ def test_the_checksum_and_the_size_of_a_gzip_file() -> None:
             bad[position] ^= 1 << bit
             with pytest.raises(CentralError, match="a table"):
                 decompress("gzip", bytes(bad), 4096, file=True)
+
+
+@pytest.mark.usefixtures("engine")
+def test_every_bit_in_front_of_and_behind_zlib_data() -> None:
+    """Its two bytes of header, and its checksum."""
+    whole = zlib.compress(TEXT[:3000])
+    for position in (0, 1, *range(len(whole) - 4, len(whole))):
+        for bit in range(8):
+            bad = bytearray(whole)
+            bad[position] ^= 1 << bit
+            for sizes in (1, 4096):
+                with pytest.raises(CentralError, match="a table"):
+                    decompress("gzip", bytes(bad), sizes)
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 65_537])
+def test_checksums_are_computed_as_zlib_does(piece: int) -> None:
+    adler32 = adler32_of("gzip", False)
+    assert adler32 is not None, "isal is installed for these tests"
+    for data in (b"", b"x", NOISE, bytes(300_000), b"\xff" * 300_000):
+        value = 1
+        for start in range(0, len(data), piece):
+            value = adler32(memoryview(data)[start : start + piece], value)
+        assert value == zlib.adler32(data)
 
 
 @pytest.mark.usefixtures("engine")
