@@ -46,7 +46,7 @@ class Decompressor(Protocol):
 class _Plain:
     """No compression."""
 
-    checksum = None
+    checksum: int | None = None
 
     def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         yield bytes(data)
@@ -221,7 +221,7 @@ class _Lz4(_Bounded):
 
 
 class _Zstd:
-    checksum = None
+    checksum: int | None = None
 
     def __init__(self, where: str) -> None:
         self._where = where

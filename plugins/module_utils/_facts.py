@@ -248,7 +248,10 @@ class Facts:
             self._upgrade = (number, details)
 
     def _keep(self, row: dict[str, str | None]) -> None:
-        self._text += sum(min(len(value), _TEXT) for value in row.values() if value)
+        self._add_text(sum(min(len(value), _TEXT) for value in row.values() if value))
+
+    def _add_text(self, length: int) -> None:
+        self._text += length
         if self._text > _MAXIMUM_TEXT:
             raise corrupt("the names of its forms are longer than are taken for genuine")
 
@@ -272,7 +275,10 @@ class Facts:
                 raise corrupt("public.form_defs has more rows than are taken for genuine")
 
     def add(self, other: Facts) -> None:
-        """Add what was gathered of other tables of the same dump."""
+        """Add what was gathered of other tables of the same dump.
+
+        :raises CentralError: ``corrupt`` where together they are more than is taken for genuine
+        """
         self.tables.update(other.tables)
         self.data_size += other.data_size
         self.migrations += other.migrations
@@ -284,7 +290,7 @@ class Facts:
         self._forms.update(other._forms)
         self._links += other._links
         self._drafts += other._drafts
-        self._text += other._text
+        self._add_text(other._text)
 
     def links(self) -> list[LinkFact]:
         """The forms and drafts that Enketo knows, after the whole dump has passed."""

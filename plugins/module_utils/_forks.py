@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
@@ -42,6 +43,23 @@ def end(process: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
+
+
+@contextlib.contextmanager
+def giving_way(by: int) -> Iterator[None]:
+    """Run at a lower priority, this thread and those that it starts. Nothing happens where it could not be undone."""
+    thread = threading.get_native_id()
+    before = os.getpriority(os.PRIO_PROCESS, thread)
+    if os.geteuid() != 0:
+        yield
+        return
+    try:
+        # Linux has a priority for each thread (sched(7)).
+        os.setpriority(os.PRIO_PROCESS, thread, before + by)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, before)
 
 
 def let_go(kept: Iterable[int]) -> None:

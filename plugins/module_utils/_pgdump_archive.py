@@ -63,7 +63,7 @@ class CustomArchive:
     def division(self, size: int, read_at: Callable[[int, int], bytes]) -> Division | None:
         """Where a second reader may begin. To be asked for before the walk.
 
-        :param size: bytes of the archive
+        :param size: bytes of the archive, or a few more
         :param read_at: gives so many bytes at an offset of the archive, fewer at its end
         """
         return divide(self.entries, self.size, size, self._input.integer_size, read_at)

@@ -32,6 +32,11 @@ def truncated(where: str) -> CentralError:
     )
 
 
+# So many chunks are looked at together: more than the buffer has of those that pg_dump writes, and few enough for it to cost
+# nothing where they are tiny.
+_ALIKE = 256
+
+
 @functools.lru_cache(maxsize=64)
 def _headers(head: int, length: int, count: int) -> struct.Struct:
     """What stands in front of so many chunks of one size."""
@@ -175,7 +180,7 @@ class ArchiveInput:
             length = -1
             while end - position >= head:
                 if buffer[position]:
-                    raise corrupt(f"a chunk at byte {self._consumed + position} has a negative length")
+                    break
                 length = int.from_bytes(view[position + 1 : position + head], "little")
                 following = position + head + length
                 if length == 0 or following > end:
@@ -189,14 +194,19 @@ class ArchiveInput:
                 # A copy, since the buffer is filled anew before more is there.
                 waiting.append(b"".join(pieces))
                 pieces = []
-            if gathered >= CHUNK // 2 or (gathered and (length == 0 or length >= CHUNK)):
+            negative = end - position >= head and buffer[position] != 0
+            if gathered >= CHUNK // 2 or (gathered and (negative or length == 0 or length >= CHUNK)):
                 yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
                 waiting, gathered = [], 0
+            if negative:
+                raise corrupt(f"a chunk at byte {self._consumed + position} has a negative length")
             if length == 0:
                 self._position = position + head
                 return
             if length < CHUNK:
                 if not self._fill(head + max(length, 0)):
+                    if waiting:
+                        yield b"".join(waiting)
                     raise truncated(self.where)
                 continue
             # A chunk larger than the buffer, as pg_dump without compression writes for a long row.
@@ -214,7 +224,7 @@ class ArchiveInput:
         header = bytes(view[begin : begin + head])
         length = int.from_bytes(header[1:], "little")
         step = head + length
-        count = (self._end - begin) // step
+        count = min((self._end - begin) // step, _ALIKE)
         if length == 0 or count < 2:
             return 0, []
         headers = _headers(head, length, count).unpack_from(view, begin)

@@ -18,11 +18,12 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive imp
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT, Slots
 from ansible_collections.odkops.central.plugins.module_utils._stages import Checksum, Item
+from ansible_collections.odkops.central.plugins.module_utils._streams import Sum
 
 _BLOCK, _DATA, _SUM, _END, _DONE, _FAILED, _BLOBS, _FACTS, _MORE = range(9)
 
 # So many rows of blobs are sent back at a time.
-_BATCH = 500
+_BATCH = 2000
 
 
 class Code:
@@ -115,10 +116,11 @@ def reporting(slots: Slots, work: Callable[[], None]) -> None:
         slots.flush()
 
 
-def answer(slots: Slots, facts: Facts, with_blobs: bool, work: Callable[[], None]) -> None:
+def answer(slots: Slots, facts: Facts, with_blobs: bool, of: Sum, work: Callable[[], None]) -> None:
     """Do `work`, which gives rows to `facts`; then send what they say, or what was wrong.
 
     :param with_blobs: send each row of ``blobs``, too
+    :param of: what they were read from, once `work` is done
     """
     blobs: list[BlobFact] = []
 
@@ -138,7 +140,7 @@ def answer(slots: Slots, facts: Facts, with_blobs: bool, work: Callable[[], None
         work()
         send_blobs()
         facts.on_blob = None
-        _send_whole(slots, _FACTS, pickle.dumps(facts))
+        _send_whole(slots, _FACTS, pickle.dumps((facts, of)))
 
     reporting(slots, all_of_it)
 
@@ -173,15 +175,15 @@ class Answer:
         if self._error is not None:
             raise self._error
 
-    def facts(self) -> Facts:
-        """What the rows say.
+    def result(self) -> tuple[Facts, Sum]:
+        """What the rows say, and of what they were read from.
 
         :raises CentralError: what the other process has raised; ``process_killed``
         """
         self.join()
         self.check()
-        facts: Facts = pickle.loads(self._pickled)  # noqa: S301  # of a fork of this process
-        return facts
+        result: tuple[Facts, Sum] = pickle.loads(self._pickled)  # noqa: S301  # of a fork of this process
+        return result
 
     def _receive(self) -> None:
         try:

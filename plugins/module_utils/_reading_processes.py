@@ -20,16 +20,17 @@ from collections.abc import Iterable
 from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
-from ansible_collections.odkops.central.plugins.module_utils._forks import end, fork
+from ansible_collections.odkops.central.plugins.module_utils._forks import end, fork, giving_way
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._reading_messages import Answer, Code, answer, reporting
 from ansible_collections.odkops.central.plugins.module_utils._slots import Slots
 from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, Item, TableReader, feed
+from ansible_collections.odkops.central.plugins.module_utils._streams import Sum, Summing
 
-# Who decompresses has most to do, and others give way (nice(2)): who reads the rows that come of it, and, where an archive is
-# read in two parts, whoever has less of it.
-_ROWS, _LESS = 5, 10
+# Who decompresses has most to do, and others give way (nice(2)): who reads the file, who reads the rows that come of it, and,
+# where an archive is read in two parts, whoever has less of it.
+_PUTS, _ROWS, _LESS = 5, 10, 15
 
 
 class ReadingProcesses:
@@ -43,7 +44,8 @@ class ReadingProcesses:
     :param entries: the entries of the blocks that will come
     :param facts: gathers what the rows say, in another process; :attr:`facts` takes its place
     :param on_blob: called with each row of ``blobs``, in a thread of this process
-    :param blocks: blocks of the custom format, to be read by one process, which does all that is done with them
+    :param blocks: blocks of the custom format, to be read by one process, which does all that is done with them; and what sums up
+        the bytes of the file that it reads for that
     :param less: others have more to do, and go first
     :raises OSError: no process can be had
     """
@@ -55,14 +57,18 @@ class ReadingProcesses:
         entries: list[TocEntry],
         facts: Facts,
         on_blob: Callable[[BlobFact], None] | None,
-        blocks: Iterable[Block] | None = None,
+        blocks: tuple[Iterable[Block], Summing] | None = None,
         less: bool = False,
     ) -> None:
         self._nice = _LESS if less else 0
         self.facts = facts
+        #: of what `blocks` were read from, as the file has it
+        self.sum = Sum()
         self._code = Code(entries)
         self._processes: list[int] = []
-        self._to, self._from, rows = Slots(), Slots(), Slots()
+        with contextlib.ExitStack() as made:
+            self._to, self._from, rows = (made.enter_context(contextlib.closing(Slots())) for _direction in range(3))
+            made.pop_all()
         self._answer = Answer(self._from, on_blob, self._end_processes)
         self._take = self._send
         with_blobs = on_blob is not None
@@ -94,7 +100,7 @@ class ReadingProcesses:
         """Do `work` in a new process, which has nothing to do with the slots `strange`."""
 
         def apart() -> None:
-            os.nice(self._nice + nice)
+            os.nice(self._nice or nice)
             for slots in strange:
                 slots.close()
             work()
@@ -105,22 +111,30 @@ class ReadingProcesses:
         """Begin to receive what comes back, in a thread."""
         self._answer.start()
 
+    def giving_way(self) -> contextlib.AbstractContextManager[None]:
+        """For whoever puts: let those processes go first that have more to do."""
+        return giving_way(_PUTS)
+
     def put(self, item: Item) -> None:
         """Hand an item over; waits while no slot is free."""
         try:
             self._take(item)
         except EOFError:
             self._answer.join()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what has gone wrong in another process, if that is known already."""
         self._answer.check()
 
     def finish(self) -> None:
-        """Wait until all is done; then :attr:`facts` is what the rows say.
+        """Wait until all is done; then :attr:`facts` is what the rows say, and :attr:`sum` of what they were read from.
 
         :raises CentralError: what is wrong; ``process_killed``
         """
         with contextlib.suppress(EOFError):
             self._code.done(self._to)
-        self.facts = self._answer.facts()
+        self.facts, self.sum = self._answer.result()
 
     def _end_processes(self) -> None:
         for process in self._processes:
@@ -150,11 +164,16 @@ def _read(
     """What a process does that reads rows."""
     received.receives()
     sent.sends()
-    answer(sent, facts, with_blobs, lambda: code.receive(received, TableReader(facts, compression, file).take))
+    answer(sent, facts, with_blobs, Sum(), lambda: code.receive(received, TableReader(facts, compression, file).take))
 
 
 def _read_alone(
-    received: Slots, sent: Slots, blocks: Iterable[Block], compression: str, facts: Facts, with_blobs: bool
+    received: Slots,
+    sent: Slots,
+    blocks: tuple[Iterable[Block], Summing],
+    compression: str,
+    facts: Facts,
+    with_blobs: bool,
 ) -> None:
     """What a process does that reads blocks itself, and decompresses, and reads rows."""
     received.receives()
@@ -166,4 +185,4 @@ def _read_alone(
             raise EOFError
         take(item)
 
-    answer(sent, facts, with_blobs, lambda: feed(blocks, take_while_wanted))
+    answer(sent, facts, with_blobs, blocks[1].sum, lambda: feed(blocks[0], take_while_wanted))

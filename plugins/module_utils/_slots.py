@@ -20,7 +20,7 @@ from collections.abc import Iterator
 #: bytes of a slot
 SLOT = 256 * 1024
 
-_SLOTS = 16
+_SLOTS = 32
 _MESSAGE = struct.Struct("<BQ")
 _FREE = b"."
 
@@ -32,13 +32,21 @@ _WORDS = 64 * _MESSAGE.size
 
 
 class Slots:
-    """One direction between two processes. Made before the fork; each process then says which side it is."""
+    """One direction between two processes. Made before the fork; each process then says which side it is.
+
+    :raises OSError: no more descriptors or no memory can be had
+    """
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _SLOTS * SLOT)
         self._view = memoryview(self._memory)
-        self._message_out, self._message_in = os.pipe()
-        self._free_out, self._free_in = os.pipe()
+        self._message_out = self._message_in = self._free_out = self._free_in = -1
+        try:
+            self._message_out, self._message_in = os.pipe()
+            self._free_out, self._free_in = os.pipe()
+        except OSError:
+            self.close()
+            raise
         self._free = _SLOTS
         self._next = 0
         self._unsaid = b""

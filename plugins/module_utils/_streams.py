@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Protocol
 
@@ -20,6 +22,38 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes, at least one of them unless the stream has ended."""
+
+
+@dataclass
+class Sum:
+    """Size and CRC-32 of some bytes: enough to see that two have read the same."""
+
+    size: int = 0
+    crc32: int = 0
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self.size += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+
+
+class Summing:
+    """Passes a stream on, and sums it up.
+
+    :param offset: where in a file it begins
+    """
+
+    def __init__(self, source: Readable, offset: int) -> None:
+        self._source = source
+        self.offset = offset
+        #: of what has been read
+        self.sum = Sum()
+
+    def read(self, size: int, /) -> bytes:
+        """As :meth:`Readable.read`."""
+        data = self._source.read(size)
+        self.sum.add(data)
+        return data
 
 
 class Digesting:
@@ -38,6 +72,13 @@ class Digesting:
         self._worker: Worker[bytes] | None = None
         #: bytes read so far
         self.size = 0
+        self._sum_from: int | None = None
+        #: of the bytes behind the place that :meth:`sum_up` was told
+        self.sum = Sum()
+
+    def sum_up(self, offset: int) -> None:
+        """Sum up what is read from an offset on, which has not been reached yet."""
+        self._sum_from = offset
 
     def read(self, size: int, /) -> bytes:
         """As :meth:`Readable.read`."""
@@ -49,6 +90,8 @@ class Digesting:
                 self._hash.update(data)
             else:
                 self._worker.put(data)
+            if self._sum_from is not None and self.size + len(data) > self._sum_from:
+                self.sum.add(memoryview(data)[max(0, self._sum_from - self.size) :])
             self.size += len(data)
         return data
 

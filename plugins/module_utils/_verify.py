@@ -28,9 +28,10 @@ from ansible_collections.odkops.central.plugins.module_utils._streams import (
     Digesting,
     Prefixed,
     Readable,
+    Summing,
     read_exactly,
 )
-from ansible_collections.odkops.central.plugins.module_utils._walk import Archive, read_alone, read_together
+from ansible_collections.odkops.central.plugins.module_utils._walk import Again, Archive, read_alone, read_together
 
 #: names of the formats, as results have them
 ENCRYPTED = "pgdump.enc"
@@ -233,10 +234,15 @@ def _verify(
     return result
 
 
-def _archive_again(again: Callable[[int], Readable], head: bytes, passphrase: str) -> Callable[[int], Readable]:
-    """The archive in an encrypted backup once more, from an offset on."""
+def _archive_again(again: Callable[[int], Readable], head: bytes, passphrase: str) -> Again:
+    """The archive in an encrypted backup once more."""
     salt = head[len(MAGIC) : HEADER_SIZE]
-    return lambda offset: EncryptedReader(again(HEADER_SIZE + offset), salt, passphrase, offset)
+
+    def read(offset: int) -> tuple[Readable, Summing]:
+        stored = Summing(again(HEADER_SIZE + offset), HEADER_SIZE + offset)
+        return EncryptedReader(stored, salt, passphrase, offset), stored
+
+    return read
 
 
 def _stored_size(stored: BinaryIO | None) -> int | None:

@@ -24,9 +24,18 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import 
 from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
 from ansible_collections.odkops.central.plugins.module_utils._reading_processes import ReadingProcesses
 from ansible_collections.odkops.central.plugins.module_utils._stages import Decompressing, TableReader, feed
-from ansible_collections.odkops.central.plugins.module_utils._streams import Digesting, Readable, read_exactly
+from ansible_collections.odkops.central.plugins.module_utils._streams import (
+    CHUNK,
+    Digesting,
+    Readable,
+    Summing,
+    read_exactly,
+)
 
 Archive = Union[CustomArchive, LegacyZip]
+
+#: Gives an archive from an offset on, and what sums up the bytes that are read from its file for that.
+Again = Callable[[int], tuple[Readable, Summing]]
 
 #: a backup of so many bytes or more is worth a second process
 LARGE = 16 * 1024 * 1024
@@ -51,7 +60,7 @@ def read_together(
     digest: Digesting,
     size: int | None = None,
     on_blob: Callable[[BlobFact], None] | None = None,
-    again: Callable[[int], Readable] | None = None,
+    again: Again | None = None,
 ) -> Facts:
     """As :func:`read_alone`, by several.
 
@@ -62,8 +71,8 @@ def read_together(
     :param digest: what the archive is read from, in the end; it hashes in a thread of its own where processes read
     :param size: bytes of the backup where it is a file, else None
     :param on_blob: called in another thread
-    :param again: gives the archive once more, from an offset on, where that can be had in any order
-    :raises CentralError: ``process_killed``, too
+    :param again: gives the archive once more, where that can be had in any order
+    :raises CentralError: ``process_killed``, ``unreadable``, too
     """
     if size is not None and size >= LARGE and (os.cpu_count() or 1) > 1:
         try:
@@ -89,40 +98,44 @@ def _by_processes(
     digest: Digesting,
     size: int,
     on_blob: Callable[[BlobFact], None] | None,
-    again: Callable[[int], Readable] | None,
+    again: Again | None,
 ) -> Facts:
     compression, file = archive.header.compression, _is_zip(archive)
     decompressor(compression, "", file)  # Its libraries are imported here, not in each process.
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
 
-        def processes(blocks: Iterable[Block] | None, less: bool) -> ReadingProcesses:
+        def processes(blocks: tuple[Iterable[Block], Summing] | None, less: bool) -> ReadingProcesses:
             facts = _facts_for(archive, None)
             made = ReadingProcesses(compression, file, archive.entries, facts, on_blob, blocks, less)
             stack.callback(made.close)
             return made
 
-        behind = _behind(archive, size, again)
+        behind = _behind(archive, digest, size, again)
         try:
-            second = None if behind is None else processes(behind.blocks, not behind.more)
+            second = None if behind is None else processes(behind.blocks(), not behind.more)
             first = processes(None, behind is not None and behind.more)
         except OSError as error:
             raise _NoProcessError from error
+        stack.enter_context(first.giving_way())
         # What follows starts threads.
         first.start()
         stack.enter_context(digest)
         if behind is None or second is None:
             _all([lambda: feed(archive.blocks(), first.put), first.finish])
             return first.facts
-        second.start()
-
-        def pass_over() -> None:
-            if behind.met():
-                digest.drain()
-
-        _all([lambda: feed(behind.before, first.put), pass_over, first.finish])
+        digest.sum_up(behind.stored.offset)
+        _all([lambda: feed(behind.before(), first.put), lambda: behind.pass_over(first), first.finish])
         if behind.met():
+            # Not before: on_blob has nothing to do with the rows of a part that is none.
+            second.start()
             second.finish()
+            if second.sum != digest.sum:
+                raise CentralError(
+                    "unreadable",
+                    "The file was changed while it was read, or the disk gives other bytes each time it is asked. Nothing is "
+                    "known of the backup; see that nobody writes to it, check the disk, and verify it again.",
+                )
             first.facts.add(second.facts)
         return first.facts
 
@@ -132,36 +145,45 @@ class _Behind:
     """An archive that is read in two parts."""
 
     archive: CustomArchive
+    digest: Digesting
     division: Division
+    #: gives the second part
+    source: Readable
+    #: sums up the bytes of the file that it is read from
+    stored: Summing
     #: whether there is more to do for the second part than for the first
     more: bool
-    #: gives the archive from an offset on
-    again: Callable[[int], Readable]
 
-    @property
     def before(self) -> Iterator[Block]:
         """The blocks of the first part; those of the second follow, should the division be no place between two blocks."""
         return self.archive.blocks(self.division)
 
-    @property
-    def blocks(self) -> Iterator[Block]:
-        """The blocks of the second part."""
-        return self.archive.blocks_behind(self.division, self.again(self.division.offset))
+    def blocks(self) -> tuple[Iterator[Block], Summing]:
+        """The blocks of the second part, and what sums up the bytes of the file that they are read from."""
+        return self.archive.blocks_behind(self.division, self.source), self.stored
 
     def met(self) -> bool:
         """Whether the first part has been read, and ends where the second one begins."""
         return self.archive.size == self.division.offset
 
+    def pass_over(self, first: ReadingProcesses) -> None:
+        """Read what is left of the file, for its digest, once the first part has been read and unless `first` found it wrong."""
+        while self.met() and self.digest.read(CHUNK):
+            first.check()
 
-def _behind(archive: Archive, size: int, again: Callable[[int], Readable] | None) -> _Behind | None:
+
+def _behind(archive: Archive, digest: Digesting, size: int, again: Again | None) -> _Behind | None:
     """How to read the archive in two parts; None where it is not worth while, or cannot be."""
     if again is None or isinstance(archive, LegacyZip):
         return None
-    division = archive.division(size, lambda offset, wanted: read_exactly(again(offset), wanted))
+    division = archive.division(size, lambda offset, wanted: read_exactly(again(offset)[0], wanted))
     if division is None:
         return None
+    source, stored = again(division.offset)
+    if stored.offset < digest.size:
+        return None  # It has been read already, in part.
     # One process does all that is to be done for the second part, for each byte about twice what the first part's has to do.
-    return _Behind(archive, division, 2 * (size - division.offset) > division.offset, again)
+    return _Behind(archive, digest, division, source, stored, 2 * (size - division.offset) > division.offset)
 
 
 def _is_zip(archive: Archive) -> bool:

@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.odkops.central.plugins.module_utils import _pgdump_division, _reading_processes, _walk
+from ansible_collections.odkops.central.plugins.module_utils import (
+    _pgdump_division,
+    _pgdump_input,
+    _reading_processes,
+    _walk,
+)
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block, CustomArchive
@@ -29,7 +34,7 @@ from ansible_collections.odkops.central.plugins.module_utils._verify import Expe
 from support.archives import PASSPHRASE, archives, methods, openssl
 from support.directory_dumps import directory_dumps
 from support.legacy_zip_writer import make
-from support.pgdump_writer import Writer, central, table
+from support.pgdump_writer import Entry, Writer, central, table
 from support.verifying import flips
 
 OPENED = Expectation(passphrase=PASSPHRASE)
@@ -37,17 +42,17 @@ OPENED = Expectation(passphrase=PASSPHRASE)
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> list[_reading_processes.ReadingProcesses]:
-    """Every file is large enough for processes; the list has what was started."""
-    started: list[_reading_processes.ReadingProcesses] = []
+    """Every file is large enough for processes; the list has what was made, those of a second part first."""
+    made: list[_reading_processes.ReadingProcesses] = []
 
     class Noted(_reading_processes.ReadingProcesses):
-        def start(self) -> None:
-            started.append(self)
-            super().start()
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
 
     monkeypatch.setattr(_walk, "LARGE", 0)
     monkeypatch.setattr(_walk, "ReadingProcesses", Noted)
-    return started
+    return made
 
 
 @pytest.fixture
@@ -55,9 +60,15 @@ def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """In how many parts an archive is read."""
     number: int = request.param
     if number == 2:
-        monkeypatch.setattr(_pgdump_division, "WORTH", 1)
-        monkeypatch.setattr(_pgdump_division, "_LOOK", 1)
+        divide_anything(monkeypatch)
     return number
+
+
+def divide_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small archives are divided, too. What has been read ahead never is, so little is."""
+    monkeypatch.setattr(_pgdump_division, "WORTH", 1)
+    monkeypatch.setattr(_pgdump_division, "_LOOK", 1)
+    monkeypatch.setattr(_pgdump_input, "CHUNK", 4096)
 
 
 ONE_AND_TWO = pytest.mark.parametrize("parts", [1, 2], indirect=True)
@@ -163,7 +174,9 @@ def test_rows_of_blobs_of_any_length(
     rows = [f"{number}\t{'0' * 5000}\t\\N" for number in range(1, 700)]
     entries = [entry for entry in central() if entry.tag != "blobs"]
     path = tmp_path / "backup"
-    path.write_bytes(openssl(Writer().archive([*entries, table(14, "blobs", "id, sha, content", *rows)])))
+    entries.append(table(900, "long", "a, b", *(f"{number}\t{'z' * 1000}" for number in range(3000))))
+    archive = Writer().archive([*entries, table(14, "blobs", "id, sha, content", *rows)], compression=0)
+    path.write_bytes(openssl(archive))
     first, second = both(path, monkeypatch)
     assert first == second
     assert len(first[1]) == len(rows)
@@ -215,7 +228,7 @@ def test_a_process_that_is_killed(
     start = _reading_processes.ReadingProcesses.start
 
     def kill_then_start(self: _reading_processes.ReadingProcesses) -> None:
-        if len(processes) == reader + 1:
+        if self is processes[0 if reader == 1 else -1]:
             os.kill(self._processes[victim], signal.SIGKILL)
             time.sleep(0.1)
         start(self)
@@ -260,8 +273,7 @@ def test_damage_in_the_second_part_is_found_by_its_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
 ) -> None:
     """The first reader does not look at it: it reads what is left for the digest only."""
-    monkeypatch.setattr(_pgdump_division, "WORTH", 1)
-    monkeypatch.setattr(_pgdump_division, "_LOOK", 1)
+    divide_anything(monkeypatch)
     whole = openssl(archives(15).read("nasty"))
     path = tmp_path / "backup"
     path.write_bytes(whole)
@@ -295,6 +307,7 @@ def test_a_wrong_division_changes_nothing(
     path.write_bytes(openssl(archives(15).read("nasty")))
     expected, blobs = both(path, monkeypatch)[1]
     monkeypatch.setattr(_walk, "LARGE", 0)
+    monkeypatch.setattr(_pgdump_input, "CHUNK", 4096)
     wrong = _walk.Division(3, len(archives(15).read("nasty")) // 2 + off)
     monkeypatch.setattr(CustomArchive, "division", lambda *_args: wrong)
     processes.clear()
@@ -304,19 +317,123 @@ def test_a_wrong_division_changes_nothing(
     assert len(processes) == 2
 
 
+def two_tables(seed: int) -> list[Entry]:
+    """Central's least, and two more tables of a size that can be divided."""
+    rng = random.Random(seed)
+    rows = [f"{number}\t{rng.randbytes(8000).hex()}" for number in range(60)]
+    return [*central(), table(900, "a", "a, b", *rows), table(901, "b", "a, b", *rows)]
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "other"])
+def test_a_file_that_is_changed_while_it_is_read_is_not_taken_for_whole(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+) -> None:
+    """What is hashed has to be what was verified, also where two have read it."""
+    divide_anything(monkeypatch)
+    path = tmp_path / "backup"
+    whole = openssl(Writer().archive(two_tables(1), compression=0))
+    path.write_bytes(whole)
+    start = _reading_processes.ReadingProcesses.start
+
+    def change_then_start(self: _reading_processes.ReadingProcesses) -> None:
+        if self is processes[1]:  # of the first part
+            os.waitid(os.P_PID, processes[0]._processes[0], os.WEXITED | os.WNOWAIT)
+            with path.open("r+b") as file:
+                if change == "cut":
+                    file.truncate(len(whole) - 100_000)
+                else:
+                    file.seek(len(whole) if change == "grown" else len(whole) - 100_000)
+                    file.write(bytes(1000))
+        start(self)
+
+    monkeypatch.setattr(_reading_processes.ReadingProcesses, "start", change_then_start)
+    with pytest.raises(CentralError) as caught:
+        verify_file(str(path), OPENED)
+    assert caught.value.diagnosis == "unreadable"
+    assert "changed while it was read" in caught.value.message
+
+
+def test_names_are_limited_over_both_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
+) -> None:
+    divide_anything(monkeypatch)
+    name = "x" * 1000
+    forms = [f"{number}\t1\t{name}\t{name}" for number in range(1, 2500)]
+    columns = {
+        "forms": 'id, "projectId", "xmlFormId", "enketoId"',
+        "form_defs": 'id, "formId", "enketoId", "draftToken"',
+    }
+    entries = [entry for entry in central() if entry.tag != "forms"]
+    entries += [table(12, "forms", columns["forms"], *forms), table(902, "form_defs", columns["form_defs"], *forms)]
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(Writer().archive(entries, compression=0)))
+    first, second = both(path, monkeypatch)
+    assert first == second
+    assert "longer than are taken for genuine" in str(first[0])
+    assert len(processes) == 2
+
+
+def test_what_is_found_first_does_not_depend_on_who_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
+) -> None:
+    """A damaged header of a chunk, and what stands in front of it: their places in a reader's buffer differ."""
+    divide_anything(monkeypatch)
+    writer, rng = Writer(), random.Random(5)
+    whole = writer.archive(two_tables(2), compression=0)
+    begin = whole.rindex(b"\1" + writer.integer(901)) + 6
+    heads = list(range(begin, len(whole) - 10, 4101))
+    path = tmp_path / "backup"
+    found = set()
+    for number in range(40):
+        damaged = bytearray(whole)
+        damaged[rng.choice(heads) + rng.choice([0, 1, 1, 2, 3])] ^= 1 << rng.randrange(8)
+        path.write_bytes(openssl(bytes(damaged[: len(whole) - (number % 3 == 0) * rng.randrange(1, 60_000)])))
+        first, second = both(path, monkeypatch)
+        assert first == second, number
+        found.add(str(first[0])[:9])
+    assert found == {"corrupt: ", "truncated"}
+    assert len(processes) == 80
+
+
+@pytest.mark.parametrize("parts", [1, 2], indirect=True)
+def test_where_descriptors_run_out_threads_do_it_and_none_is_left(
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(Writer().archive(two_tables(3), compression=0)))
+    expected = verify_file(str(path), OPENED)
+    monkeypatch.setattr(_walk, "LARGE", 0)
+    pipe = os.pipe
+    for possible in range(12 * parts):
+        made: list[int] = []
+
+        def limited(made: list[int] = made, possible: int = possible) -> tuple[int, int]:
+            if len(made) == possible:
+                raise OSError(24, "Too many open files")
+            made.append(1)
+            return pipe()
+
+        before = sorted(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(os, "pipe", limited)
+        assert verify_file(str(path), OPENED) == expected
+        assert sorted(os.listdir("/proc/self/fd")) == before, possible
+
+
 SCRIPT = """
-import sys, time
-from ansible_collections.odkops.central.plugins.module_utils import _pgdump_division, _reading_processes, _stages, _walk
+import os, sys, time
+from ansible_collections.odkops.central.plugins.module_utils import _pgdump_division, _pgdump_input
+from ansible_collections.odkops.central.plugins.module_utils import _reading_processes, _stages, _walk
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, verify_file
 _walk.LARGE = 0
 if sys.argv[3] == "2":
     _pgdump_division.WORTH = _pgdump_division._LOOK = 1
+    _pgdump_input.CHUNK = 4096
 feed = _stages.feed
 def slowly(blocks, put):
     def wait(item):
         put(item)
         time.sleep(0.05)
-    print("begun", flush=True)
+    os.write(1, b"begun" + bytes([10]))
     feed(blocks, wait)
 _walk.feed = _reading_processes.feed = slowly
 verify_file(sys.argv[1], Expectation(passphrase=sys.argv[2]))
