@@ -85,7 +85,10 @@ BACKUP: dict[str, Diagnosis] = {
         "A process that helped to read a large backup was ended from outside: nothing is known of the backup.",
         "Look into the kernel's log for `Out of memory`; make memory free and verify the backup again.",
     ),
-    "unreadable": Diagnosis("The file could not be read.", "Check the path, the permissions, and the disk."),
+    "unreadable": Diagnosis(
+        "The file could not be read, or was changed while it was read.",
+        "Check the path, the permissions, and the disk; see that nobody writes to the file.",
+    ),
     "pg_restore_failed": Diagnosis(
         "PostgreSQL's own pg_restore does not accept the archive, although our reader found nothing wrong.",
         "Use another backup, and report it: one of the two readers is mistaken.",

@@ -405,12 +405,11 @@ def test_where_descriptors_run_out_threads_do_it_and_none_is_left(
     monkeypatch.setattr(_walk, "LARGE", 0)
     pipe = os.pipe
     for possible in range(12 * parts):
-        made: list[int] = []
+        left = iter(range(possible))
 
-        def limited(made: list[int] = made, possible: int = possible) -> tuple[int, int]:
-            if len(made) == possible:
+        def limited(left: Iterator[int] = left) -> tuple[int, int]:
+            if next(left, None) is None:
                 raise OSError(24, "Too many open files")
-            made.append(1)
             return pipe()
 
         before = sorted(os.listdir("/proc/self/fd"))
