@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from ansible_collections.odkops.central.plugins.module_utils import (
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block, CustomArchive
+from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import ArchiveInput
 from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT
 from ansible_collections.odkops.central.plugins.module_utils._streams import Readable
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, Verification, verify_file
@@ -373,26 +376,56 @@ def test_names_are_limited_over_both_parts(
     assert len(processes) == 2
 
 
-def test_what_is_found_first_does_not_depend_on_who_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
+@pytest.mark.parametrize("size", [100, 4096, 150_000])
+@pytest.mark.parametrize("wrong", ["negative", "cut in a header", "cut in a chunk"])
+def test_all_in_front_of_damage_is_given_before_it_is_told(wrong: str, size: int) -> None:
+    """Wherever the reader's buffer happens to end: what stands there may be damaged, too, and was so earlier in the file."""
+    chunks, writer = 700_000 // size, Writer()
+    data = b"".join(writer.integer(size) + bytes(size) for _chunk in range(chunks))
+    data += {"negative": b"\1", "cut in a header": b"\0\1", "cut in a chunk": b""}[wrong]
+    data += {"negative": bytes(100), "cut in a header": b"", "cut in a chunk": writer.integer(size) + bytes(size - 1)}[
+        wrong
+    ]
+    for before in (0, 1, 1000, 131_072, 262_143, 262_144):
+        source = ArchiveInput(io.BytesIO(bytes(before) + data))
+        source.take(before)
+        given = 0
+        with pytest.raises(CentralError) as caught:
+            for piece in source.chunks():
+                given += len(piece)
+        assert given == chunks * size, before
+        assert caught.value.diagnosis == ("corrupt" if wrong == "negative" else "truncated")
+
+
+@ONE_AND_TWO
+def test_checksums_are_compared_whoever_reads(
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
 ) -> None:
-    """A damaged header of a chunk, and what stands in front of it: their places in a reader's buffer differ."""
-    divide_anything(monkeypatch)
-    writer, rng = Writer(), random.Random(5)
-    whole = writer.archive(two_tables(2), compression=0)
-    begin = whole.rindex(b"\1" + writer.integer(901)) + 6
-    heads = list(range(begin, len(whole) - 10, 4101))
+    """Those of tables by who reads their rows, those of large objects by who decompresses them."""
+    writer = Writer()
+    entries = [*two_tables(4), Entry(99, "BLOBS", "BLOBS", None, copy=None, data=b"")]
+    data = writer.header() + writer.contents(entries)
+    ends = []
+    for entry in entries:
+        if entry.data is not None and entry.description == "TABLE DATA":
+            data += writer.block(entry.dump_id, zlib.compress(entry.data))
+            ends.append(len(data) - 5)
+    data += writer.large_objects(99, [(7, zlib.compress(b"large"))])
+    ends.append(len(data) - 10)
     path = tmp_path / "backup"
-    found = set()
-    for number in range(40):
-        damaged = bytearray(whole)
-        damaged[rng.choice(heads) + rng.choice([0, 1, 1, 2, 3])] ^= 1 << rng.randrange(8)
-        path.write_bytes(openssl(bytes(damaged[: len(whole) - (number % 3 == 0) * rng.randrange(1, 60_000)])))
-        first, second = both(path, monkeypatch)
-        assert first == second, number
-        found.add(str(first[0])[:9])
-    assert found == {"corrupt: ", "truncated"}
-    assert len(processes) == 80
+    path.write_bytes(openssl(data))
+    verify_file(str(path), OPENED)
+    assert len(processes) == parts
+    for end in (ends[0], *ends[-3:]):
+        for back in (1, 4):
+            damaged = bytearray(data)
+            damaged[end - back] ^= 1
+            path.write_bytes(openssl(bytes(damaged)))
+            for large in (0, 1 << 60):
+                monkeypatch.setattr(_walk, "LARGE", large)
+                with pytest.raises(CentralError, match="checksum") as caught:
+                    verify_file(str(path), OPENED)
+                assert caught.value.diagnosis == "corrupt"
 
 
 @pytest.mark.parametrize("parts", [1, 2], indirect=True)
