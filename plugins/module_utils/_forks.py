@@ -53,9 +53,10 @@ def giving_way(by: int) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    try:
-        # Linux has a priority for each thread (sched(7)).
+    # Linux has a priority for each thread (sched(7)). A host that forbids to change it has the right to.
+    with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, before + by)
+    try:
         yield
     finally:
         with contextlib.suppress(OSError):

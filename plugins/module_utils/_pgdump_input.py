@@ -164,7 +164,7 @@ class ArchiveInput:
     def chunks(self) -> Iterator[bytes]:
         """The data of one block: chunks of a length and so many bytes, the last of length zero.
 
-        :returns: the bytes, in pieces of 128 KiB to 256 KiB, whatever the sizes of the chunks were
+        :returns: the bytes, in pieces of 128 KiB or more, but for the last ones, whatever the sizes of the chunks were
         :raises CentralError: ``truncated``, ``corrupt``
         """
         head = 1 + self.integer_size

@@ -100,7 +100,8 @@ class ReadingProcesses:
         """Do `work` in a new process, which has nothing to do with the slots `strange`."""
 
         def apart() -> None:
-            os.nice(self._nice or nice)
+            with contextlib.suppress(OSError):
+                os.nice(self._nice or nice)
             for slots in strange:
                 slots.close()
             work()

@@ -428,6 +428,26 @@ def test_checksums_are_compared_whoever_reads(
                 assert caught.value.diagnosis == "corrupt"
 
 
+@ONE_AND_TWO
+def test_where_priorities_may_not_be_changed_all_have_the_same(
+    parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
+) -> None:
+    path = tmp_path / "backup"
+    path.write_bytes(openssl(Writer().archive(two_tables(5), compression=0)))
+    expected = verify_file(str(path), OPENED)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def forbidden(*_args: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", forbidden)
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    assert verify_file(str(path), OPENED) == expected
+    monkeypatch.undo()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    assert len(processes) == 2 * parts
+
+
 @pytest.mark.parametrize("parts", [1, 2], indirect=True)
 def test_where_descriptors_run_out_threads_do_it_and_none_is_left(
     parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
