@@ -177,7 +177,19 @@ class CopyCounter:
         """
         if self._tail != _END:
             raise corrupt(f"the rows of {self._where} stop before their end")
-        rows = self._lines - (_END.count(b"\n") - 1)
+        return self._checked(self._lines - (_END.count(b"\n") - 1))
+
+    def finish_part(self) -> int:
+        """Say that somebody else takes what follows, from a row on.
+
+        :returns: the number of rows so far
+        :raises CentralError: ``corrupt``
+        """
+        if self._ends or self._tail[-1:] != b"\n":
+            raise corrupt(f"the rows of {self._where} have an end in their middle")
+        return self._checked(self._lines)
+
+    def _checked(self, rows: int) -> int:
         if self._tabs != rows * max(self._columns - 1, 0):
             raise corrupt(f"the rows of {self._where} do not have {self._columns} columns each")
         return rows
@@ -267,6 +279,12 @@ class CopyRows:
         """As :meth:`CopyCounter.finish`."""
         if self._behind != _LINES_BEHIND or self._rest:
             raise corrupt(f"the rows of {self._where} stop before their end")
+        return self._rows
+
+    def finish_part(self) -> int:
+        """As :meth:`CopyCounter.finish_part`."""
+        if self._behind is not None or self._rest or self._long is not None:
+            raise corrupt(f"the rows of {self._where} have an end in their middle")
         return self._rows
 
 
@@ -368,3 +386,7 @@ class CopyMatches:
     def finish(self) -> int:
         """As :meth:`CopyCounter.finish`."""
         return self._counter.finish()
+
+    def finish_part(self) -> int:
+        """As :meth:`CopyCounter.finish_part`."""
+        return self._counter.finish_part()

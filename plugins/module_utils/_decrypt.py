@@ -12,12 +12,8 @@ from typing import Any, Optional
 from ansible_collections.odkops.central.plugins.module_utils._atomic import AtomicFile
 from ansible_collections.odkops.central.plugins.module_utils._atomic_directory import AtomicDirectory
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error, writing_error
-from ansible_collections.odkops.central.plugins.module_utils._verify import (
-    ZIP,
-    Expectation,
-    Verification,
-    verify_file,
-)
+from ansible_collections.odkops.central.plugins.module_utils._opening import ZIP
+from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, Verification, verify_file
 
 #: names of pg_dump's formats, as its option --format and the results have them
 CUSTOM = "custom"

@@ -27,6 +27,7 @@ from ansible_collections.odkops.central.plugins.module_utils._copy_text import (
 )
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
+from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import adler32_of_both, wrong_checksum
 
 #: Central's tables lie in this schema.
 SCHEMA = "public"
@@ -92,6 +93,22 @@ class Table(Protocol):
 
     def finish(self) -> int:
         """No more comes; returns the number of rows."""
+
+    def finish_part(self) -> int:
+        """Somebody else takes what follows, from a row on; returns the number of rows so far."""
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """What is known of the data of a table that two have read, each a part of it."""
+
+    name: str
+    #: Adler-32 of the part
+    adler32: int
+    #: bytes of the part
+    size: int
+    #: the Adler-32 that both together have to have, with the second part
+    expected: int | None
 
 
 class _ShortRows:
@@ -184,6 +201,8 @@ class Facts:
         self.tables: dict[str, int] = {}
         #: bytes of all rows, as COPY writes them
         self.data_size = 0
+        #: of the table of which only a part was read
+        self.part: TablePart | None = None
         self.migrations: list[str] = []
         #: number of blobs by s3_status
         self.blobs: dict[str, int] = {}
@@ -275,11 +294,16 @@ class Facts:
                 raise corrupt("public.form_defs has more rows than are taken for genuine")
 
     def add(self, other: Facts) -> None:
-        """Add what was gathered of other tables of the same dump.
+        """Add what was gathered of the second part of the same dump: of other tables, and of the rest of the last one of these.
 
-        :raises CentralError: ``corrupt`` where together they are more than is taken for genuine
+        :raises CentralError: ``corrupt`` where together they are more than is taken for genuine, or have a wrong checksum
         """
-        self.tables.update(other.tables)
+        if self.part is not None and other.part is not None:
+            both = adler32_of_both(self.part.adler32, other.part.adler32, other.part.size)
+            if both != other.part.expected:
+                raise wrong_checksum(self.part.name)
+        for name, rows in other.tables.items():
+            self.tables[name] = self.tables.get(name, 0) + rows
         self.data_size += other.data_size
         self.migrations += other.migrations
         for status, number in other.blobs.items():
@@ -291,6 +315,14 @@ class Facts:
         self._links += other._links
         self._drafts += other._drafts
         self._add_text(other._text)
+        for name, number, most in (
+            ("knex_migrations", len(self.migrations), _MAXIMUM_MIGRATIONS),
+            ("forms", len(self._forms), _MAXIMUM_LINKS),
+            ("form_defs", len(self._drafts), _MAXIMUM_LINKS),
+            ("blobs", len(self.bad_blobs), _MAXIMUM_LINKS),
+        ):
+            if number > most:
+                raise corrupt(f"{SCHEMA}.{name} has more rows than are taken for genuine")
 
     def links(self) -> list[LinkFact]:
         """The forms and drafts that Enketo knows, after the whole dump has passed."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
@@ -161,10 +161,12 @@ class ArchiveInput:
             raise corrupt(f"the state of an entry's data is {state}, its position {position}, at byte {self.offset}")
         return state, position
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, stop: int = -1) -> Generator[bytes, None, bool]:
         """The data of one block: chunks of a length and so many bytes, the last of length zero.
 
-        :returns: the bytes, in pieces of 128 KiB or more, but for the last ones, whatever the sizes of the chunks were
+        :param stop: stop there, if a chunk begins there: an offset in the archive
+        :returns: the bytes, in pieces of 128 KiB or more, but for the last ones, whatever the sizes of the chunks were; in the
+            end whether it has stopped
         :raises CentralError: ``truncated``, ``corrupt``
         """
         head = 1 + self.integer_size
@@ -172,13 +174,14 @@ class ArchiveInput:
         waiting: list[bytes] = []
         gathered = 0
         while True:
-            size, found = self._alike(head)
+            limit = stop - self._consumed
+            size, found = self._alike(head, limit)
             if size:
                 pieces += found
                 gathered += size
             buffer, view, position, end = self._buffer, self._view, self._position, self._end
             length = -1
-            while end - position >= head:
+            while end - position >= head and position != limit:
                 if buffer[position]:
                     break
                 length = int.from_bytes(view[position + 1 : position + head], "little")
@@ -194,15 +197,18 @@ class ArchiveInput:
                 # A copy, since the buffer is filled anew before more is there.
                 waiting.append(b"".join(pieces))
                 pieces = []
-            negative = end - position >= head and buffer[position] != 0
-            if gathered >= CHUNK // 2 or (gathered and (negative or length == 0 or length >= CHUNK)):
+            stopped = position == limit
+            negative = not stopped and end - position >= head and buffer[position] != 0
+            if gathered >= CHUNK // 2 or (gathered and (stopped or negative or length == 0 or length >= CHUNK)):
                 yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
                 waiting, gathered = [], 0
+            if stopped:
+                return True
             if negative:
                 raise corrupt(f"a chunk at byte {self._consumed + position} has a negative length")
             if length == 0:
                 self._position = position + head
-                return
+                return False
             if length < CHUNK:
                 if not self._fill(head + max(length, 0)):
                     if waiting:
@@ -213,9 +219,10 @@ class ArchiveInput:
             self._position = position + head
             yield from self._long_chunk(length)
 
-    def _alike(self, head: int) -> tuple[int, list[memoryview]]:
+    def _alike(self, head: int, limit: int) -> tuple[int, list[memoryview]]:
         """Take chunks of the buffer that have all the same size, as pg_dump writes them of its own buffer.
 
+        :param limit: take none behind it: a place in the buffer, or in front of what is left in it
         :returns: how many bytes they have, and the bytes
         """
         begin, view = self._position, self._view
@@ -224,7 +231,7 @@ class ArchiveInput:
         header = bytes(view[begin : begin + head])
         length = int.from_bytes(header[1:], "little")
         step = head + length
-        count = min((self._end - begin) // step, _ALIKE)
+        count = min(((self._end if limit < begin else min(limit, self._end)) - begin) // step, _ALIKE)
         if length == 0 or count < 2:
             return 0, []
         headers = _headers(head, length, count).unpack_from(view, begin)

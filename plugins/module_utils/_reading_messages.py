@@ -11,6 +11,7 @@ import pickle
 import threading
 from typing import Callable
 
+from ansible_collections.odkops.central.plugins.module_utils._deflate import Middle
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
 from ansible_collections.odkops.central.plugins.module_utils._forks import was_killed
@@ -19,18 +20,23 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry impor
 from ansible_collections.odkops.central.plugins.module_utils._slots import SLOT, Slots
 from ansible_collections.odkops.central.plugins.module_utils._stages import Checksum, Item
 from ansible_collections.odkops.central.plugins.module_utils._streams import Sum
+from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import WRONG_DIVISION, WrongDivisionError
 
-_BLOCK, _DATA, _SUM, _END, _DONE, _FAILED, _BLOBS, _FACTS, _MORE = range(9)
+_BLOCK, _DATA, _MIDDLE, _SUM, _END, _DONE, _FAILED, _BLOBS, _FACTS, _MORE = range(10)
 
 # So many rows of blobs are sent back at a time.
 _BATCH = 2000
 
 
 class Code:
-    """Items as messages: a block is the number of its entry."""
+    """Items as messages: a block is the number of its entry.
 
-    def __init__(self, entries: list[TocEntry]) -> None:
+    :param middle: where a block may be divided, the only such place; both sides know it
+    """
+
+    def __init__(self, entries: list[TocEntry], middle: Middle | None = None) -> None:
         self._entries = entries
+        self._middle = middle
         self._numbers = {entry.dump_id: number for number, entry in enumerate(entries)}
 
     def send(self, slots: Slots, item: Item) -> None:
@@ -40,6 +46,8 @@ class Code:
             slots.send_number(_BLOCK, number)
         elif item is None:
             slots.send_number(_END)
+        elif isinstance(item, Middle):
+            slots.send_number(_MIDDLE)
         elif isinstance(item, Checksum):
             slots.send_number(_SUM, item.value)
         else:
@@ -66,6 +74,8 @@ class Code:
             elif kind == _BLOCK:
                 large_object, index = divmod(number, len(self._entries))
                 take(Block(self._entries[index], large_object or None, iter(())))
+            elif kind == _MIDDLE and self._middle is not None:
+                take(self._middle)
             elif kind == _SUM:
                 take(Checksum(number))
             elif kind == _END:
@@ -100,6 +110,8 @@ def _rest(slots: Slots, kind: int, size: int) -> tuple[int, bytes]:
 def _failure(data: bytes) -> CentralError:
     """The error that another process has sent."""
     failure = json.loads(data)
+    if failure["diagnosis"] == WRONG_DIVISION:
+        return WrongDivisionError()
     return CentralError(failure["diagnosis"], failure["message"], **failure["details"])
 
 

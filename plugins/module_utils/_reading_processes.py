@@ -19,6 +19,7 @@ import signal
 from collections.abc import Iterable
 from typing import Callable
 
+from ansible_collections.odkops.central.plugins.module_utils._deflate import Middle
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
 from ansible_collections.odkops.central.plugins.module_utils._forks import end, fork, giving_way
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
@@ -47,6 +48,7 @@ class ReadingProcesses:
     :param blocks: blocks of the custom format, to be read by one process, which does all that is done with them; and what sums up
         the bytes of the file that it reads for that
     :param less: others have more to do, and go first
+    :param middle: where a block may be divided whose first part is put
     :raises OSError: no process can be had
     """
 
@@ -59,12 +61,13 @@ class ReadingProcesses:
         on_blob: Callable[[BlobFact], None] | None,
         blocks: tuple[Iterable[Block], Summing] | None = None,
         less: bool = False,
+        middle: Middle | None = None,
     ) -> None:
         self._nice = _LESS if less else 0
         self.facts = facts
         #: of what `blocks` were read from, as the file has it
         self.sum = Sum()
-        self._code = Code(entries)
+        self._code = Code(entries, middle)
         self._processes: list[int] = []
         with contextlib.ExitStack() as made:
             self._to, self._from, rows = (made.enter_context(contextlib.closing(Slots())) for _direction in range(3))

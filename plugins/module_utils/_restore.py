@@ -23,6 +23,7 @@ from ansible_collections.odkops.central.plugins.module_utils._enketo_plan import
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, LinkFact
 from ansible_collections.odkops.central.plugins.module_utils._health import NGINX, SERVICE, Health
+from ansible_collections.odkops.central.plugins.module_utils._opening import ZIP
 from ansible_collections.odkops.central.plugins.module_utils._pg_dump import DumpOptions, dump, rehearse_dump
 from ansible_collections.odkops.central.plugins.module_utils._phases import Phases
 from ansible_collections.odkops.central.plugins.module_utils._replace import (
@@ -56,7 +57,7 @@ from ansible_collections.odkops.central.plugins.module_utils._restore_undo impor
     undo,
 )
 from ansible_collections.odkops.central.plugins.module_utils._services import Services
-from ansible_collections.odkops.central.plugins.module_utils._verify import ZIP, Expectation, Verification, verify_file
+from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, Verification, verify_file
 
 # Rows that no migration and nothing else adds or removes while nobody can reach a Central.
 _STEADY = ("public.submissions", "public.projects", "public.users", "public.field_keys", "public.public_links")

@@ -9,12 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable, Union
 
-from ansible_collections.odkops.central.plugins.module_utils._compression import adler32_of, decompressor
+from ansible_collections.odkops.central.plugins.module_utils._checksums import adler32
+from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor, sums_apart
 from ansible_collections.odkops.central.plugins.module_utils._copy_statement import columns_of
-from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, Table
+from ansible_collections.odkops.central.plugins.module_utils._deflate import Middle
+from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, Table, TablePart
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
+from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import (
+    WrongDivisionError,
+    ZlibStream,
+    wrong_checksum,
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,15 @@ class Checksum:
     value: int
 
 
-#: a block, a piece of its data (a memoryview is good until the call returns), its checksum, or None for its end
-Item = Union[Block, bytes, memoryview, Checksum, None]
+#: a block, a piece of its data (a memoryview is good until the call returns), where its first part ends, its checksum, or None
+#: for its end
+Item = Union[Block, bytes, memoryview, Middle, Checksum, None]
 
 # So much is passed on at a time, in bytes; a piece of a decompressor may be larger.
 _PIECE = 128 * 1024
+
+# What two readers of one stream both read is at most so much, in compressed bytes.
+_BEHIND = 40 * 1024 * 1024
 
 
 class Decompressing:
@@ -50,6 +60,8 @@ class Decompressing:
         self._in_table = False
         self._pieces: list[bytes] = []
         self._gathered = 0
+        self._middle: Middle | None = None
+        self._behind = b""
 
     def take(self, item: Item) -> None:
         """Take the next item.
@@ -59,29 +71,55 @@ class Decompressing:
         if isinstance(item, Block):
             self._begin(item)
         elif item is None:
-            if not self._may_be_empty:
-                self._decompressor.finish()
-            self._flush()
-            checksum = self._decompressor.checksum
-            if checksum is not None and self._in_table:
-                self._pass_on(Checksum(checksum))
-            elif checksum is not None:
-                self._sum.compare(checksum, self._name)
+            if self._middle is None:
+                self._end()
+            else:
+                self._end_part(self._middle)
             self._pass_on(None)
-        elif not isinstance(item, Checksum):
+        elif isinstance(item, Middle):
+            self._middle = item
+        elif isinstance(item, Checksum):
+            pass
+        elif self._middle is not None:
+            self._behind += item
+            if len(self._behind) > _BEHIND:
+                raise WrongDivisionError
+        else:
             self._may_be_empty = False
-            for data in self._decompressor.feed(item):
-                if self._in_table:
-                    self._pieces.append(data)
-                    self._gathered += len(data)
-                    if self._gathered >= _PIECE:
-                        self._flush()
-                else:
-                    self._sum.add(data)
+            self._gather(self._decompressor.feed(item))
+
+    def _gather(self, pieces: Iterable[bytes]) -> None:
+        for data in pieces:
+            if self._in_table:
+                self._pieces.append(data)
+                self._gathered += len(data)
+                if self._gathered >= _PIECE:
+                    self._flush()
+            else:
+                self._sum.add(data)
+
+    def _end(self) -> None:
+        if not self._may_be_empty:
+            self._decompressor.finish()
+        self._flush()
+        checksum = self._decompressor.checksum
+        if checksum is not None and self._in_table:
+            self._pass_on(Checksum(checksum))
+        elif checksum is not None:
+            self._sum.compare(checksum, self._name)
+
+    def _end_part(self, middle: Middle) -> None:
+        """End the first part of a stream."""
+        behind, self._middle, self._behind = self._behind, None, b""
+        if not isinstance(self._decompressor, ZlibStream):
+            raise WrongDivisionError
+        self._gather(self._decompressor.end_at(middle, behind))
+        self._flush()
+        self._pass_on(middle)
 
     def _begin(self, block: Block) -> None:
         self._name = block.entry.name
-        self._decompressor = decompressor(self._compression, self._name, self._file, apart=True)
+        self._decompressor = decompressor(self._compression, self._name, self._file, True, block.middle)
         self._sum.begin()
         # pg_dump makes a file of no bytes at all of an empty large object, where it compresses by lz4 or zstd.
         self._may_be_empty = self._file and block.large_object is not None and self._compression in ("lz4", "zstd")
@@ -106,25 +144,25 @@ class _Sum:
     """
 
     def __init__(self, compression: str, file: bool) -> None:
-        self._adler32 = adler32_of(compression, file)
-        self._value = 1
+        self._adler32 = adler32() if sums_apart(compression, file) else None
+        self.value = 1
 
     def begin(self) -> None:
         """The data of a block begins."""
-        self._value = 1
+        self.value = 1
 
     def add(self, data: bytes | memoryview) -> None:
         """Take the next piece of it."""
         if self._adler32 is not None:
-            self._value = self._adler32(data, self._value)
+            self.value = self._adler32(data, self.value)
 
     def compare(self, expected: int, name: str) -> None:
         """The data has ended.
 
         :raises CentralError: ``corrupt``
         """
-        if self._value != expected:
-            raise corrupt(f"the compressed data of {name} does not have the checksum that stands behind it")
+        if self.value != expected:
+            raise wrong_checksum(name)
 
 
 class TableReader:
@@ -139,6 +177,8 @@ class TableReader:
         self._facts = facts
         self._table: Table | None = None
         self._name = ""
+        self._second = False
+        self._begun = 0
 
     def take(self, item: Item) -> None:
         """Take the next item.
@@ -146,11 +186,18 @@ class TableReader:
         :raises CentralError: ``corrupt``
         """
         if isinstance(item, Block):
-            self._begin(item.entry)
+            self._begin(item)
         elif self._table is None:
             return
         elif isinstance(item, Checksum):
-            self._sum.compare(item.value, self._name)
+            if self._second:
+                self._facts.part = self._part(item.value)
+            else:
+                self._sum.compare(item.value, self._name)
+        elif isinstance(item, Middle):
+            self._facts.part = self._part(None)
+            self._facts.tables[self._name] = self._table.finish_part()
+            self._table = None
         elif item is None:
             self._facts.tables[self._name] = self._table.finish()
             self._table = None
@@ -159,8 +206,14 @@ class TableReader:
             self._sum.add(item)
             self._table.feed(item)
 
-    def _begin(self, entry: TocEntry) -> None:
+    def _part(self, expected: int | None) -> TablePart:
+        return TablePart(self._name, self._sum.value, self._facts.data_size - self._begun, expected)
+
+    def _begin(self, block: Block) -> None:
+        entry = block.entry
         self._name = entry.name
+        self._second = block.middle is not None
+        self._begun = self._facts.data_size
         self._sum.begin()
         self._table = None
         if entry.description == "TABLE DATA":
@@ -171,9 +224,13 @@ class TableReader:
 
 
 def feed(blocks: Iterable[Block], put: Callable[[Item], None]) -> None:
-    """Give each block, its pieces, and None for its end, to `put`."""
+    """Give each block, its pieces, and None for its end, to `put`; where its first part ends, that, and what is behind it."""
     for block in blocks:
         put(block)
         for piece in block.pieces:
             put(piece)
+        if block.first is not None and block.first.stopped:
+            put(block.first.middle)
+            for piece in block.first.behind():
+                put(piece)
         put(None)

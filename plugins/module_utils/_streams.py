@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Protocol
 
+from ansible_collections.odkops.central.plugins.module_utils._checksums import crc32
 from ansible_collections.odkops.central.plugins.module_utils._pipeline import Worker
 
 #: how much is asked of a source at a time, in bytes
@@ -34,7 +34,7 @@ class Sum:
     def add(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
         self.size += len(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self.crc32 = crc32()(data, self.crc32)
 
 
 class Summing:

@@ -13,30 +13,19 @@ from typing import Any, BinaryIO, Callable, Optional
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
-from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import Copy, LegacyZip
-from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import (
-    HEADER_SIZE,
-    MAGIC,
-    EncryptedReader,
-    decrypt_prefix,
+from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import Copy
+from ansible_collections.odkops.central.plugins.module_utils._opening import (
+    ENCRYPTED,
+    PLAIN,
+    SNIFFED,
+    open_archive,
+    sniff,
 )
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import CustomArchive
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
-from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import MAGIC as ARCHIVE_MAGIC
+from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import HEADER_SIZE, MAGIC, EncryptedReader
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_toc import Header
-from ansible_collections.odkops.central.plugins.module_utils._streams import (
-    Digesting,
-    Prefixed,
-    Readable,
-    Summing,
-    read_exactly,
-)
-from ansible_collections.odkops.central.plugins.module_utils._walk import Again, Archive, read_alone, read_together
-
-#: names of the formats, as results have them
-ENCRYPTED = "pgdump.enc"
-PLAIN = "pgdump"
-ZIP = "zip"
+from ansible_collections.odkops.central.plugins.module_utils._streams import Digesting, Readable, Summing, read_exactly
+from ansible_collections.odkops.central.plugins.module_utils._walk import Again, read_alone, read_together
+from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import WrongDivisionError
 
 DEPTHS = ("passphrase", "full", "pg_restore")
 
@@ -45,10 +34,6 @@ _DAMAGE = frozenset(
     ("truncated", "corrupt", "blob_mismatch", "wrong_passphrase", "dump_failed", "not_a_central_backup", "keys_missing")
     + ("unsafe_archive", "error_page", "archive_too_new", "archive_too_old", "unsupported_compression")
 )
-
-_ZIP_MAGIC = b"PK\x03\x04"
-_SNIFF = 512
-_PROBE = 64
 
 
 @dataclass
@@ -178,13 +163,38 @@ def verify_stream(
     :raises CentralError: with the diagnosis of what is wrong; the rest of the stream is not read then
     """
     digest = Digesting(source, copy)
+    blobs = None if on_blob is None else _Blobs(on_blob)
     try:
-        return _verify(digest, expected, on_blob, stored, plain, on_facts, alone, again)
+        return _verify(digest, expected, blobs, stored, plain, on_facts, alone, again)
+    except WrongDivisionError:
+        if again is None:
+            raise
+        # Once more, and in one part; where something is wrong with it that way, too, it says what.
+        rest = None if blobs is None else blobs.rest()
+        return verify_stream(again(0), expected, rest, copy, stored, plain, on_facts)
     except CentralError as error:
         if expected.sha256 is not None and error.diagnosis in _DAMAGE:
             digest.drain()
             check_digest(digest.sha256, expected.sha256, f" What is wrong with it: {error.message}")
         raise
+
+
+class _Blobs:
+    """Hands blobs on, but for the first ones."""
+
+    def __init__(self, on_blob: Callable[[BlobFact], None], skipped: int = 0) -> None:
+        self._on_blob = on_blob
+        self._skipped = skipped
+        self._passed = 0
+
+    def __call__(self, blob: BlobFact) -> None:
+        self._passed += 1
+        if self._passed > self._skipped:
+            self._on_blob(blob)
+
+    def rest(self) -> _Blobs:
+        """For another reader of the same: what has been handed on is not handed on again."""
+        return _Blobs(self._on_blob, self._passed)
 
 
 def _verify(
@@ -197,16 +207,16 @@ def _verify(
     alone: bool,
     again: Callable[[int], Readable] | None,
 ) -> Verification:
-    head = read_exactly(digest, _SNIFF)
-    found = _sniff(head, digest)
+    head = read_exactly(digest, SNIFFED)
+    found = sniff(head, digest)
     passphrase = expected.passphrase or ""
     try:
-        archive = _open(found, head, digest, passphrase, stored, plain)
+        archive = open_archive(found, head, digest, passphrase, stored, plain)
     except CentralError as error:
         if error.diagnosis != "empty_passphrase" or not expected.allow_unencrypted:
             raise
         passphrase = ""
-        archive = _open(found, head, digest, passphrase, stored, plain)
+        archive = open_archive(found, head, digest, passphrase, stored, plain)
     encrypted = bool(passphrase) and found != PLAIN
     result = _describe(found, encrypted, expected.depth, archive.header)
     if expected.depth != "passphrase":
@@ -253,21 +263,6 @@ def _stored_size(stored: BinaryIO | None) -> int | None:
         return None
 
 
-def _open(
-    found: str, head: bytes, digest: Digesting, passphrase: str, stored: BinaryIO | None, plain: Copy | None
-) -> Archive:
-    """Open the archive of a backup. Where the passphrase is wrong, nothing but `head` has been read."""
-    if found == ZIP:
-        if stored is None:
-            raise CentralError("unreadable", "A zip file can only be verified as a file. Save it first.")
-        digest.drain()
-        return LegacyZip(stored, passphrase, plain)
-    whole = Prefixed(head, digest)
-    if found == ENCRYPTED:
-        return _open_encrypted(whole, head, passphrase, plain)
-    return CustomArchive(whole)
-
-
 def check_digest(found: str, expected: str | None, more: str = "") -> None:
     """Compare SHA-256 values.
 
@@ -294,99 +289,4 @@ def _describe(found: str, encrypted: bool, depth: str, header: Header) -> Verifi
         compression=header.compression,
         created=header.created,
         database=header.database,
-    )
-
-
-def _sniff(head: bytes, digest: Digesting) -> str:
-    """What the file is, by its first bytes.
-
-    :raises CentralError: where it is no backup
-    """
-    if not head:
-        raise CentralError("truncated", "The file is empty: nothing of the backup arrived. Make another one.")
-    if head.startswith(MAGIC) and len(head) >= HEADER_SIZE:
-        if len(head) == HEADER_SIZE:
-            raise CentralError(
-                "dump_failed",
-                "The backup has 16 bytes and no data: pg_dump failed at once on the server. Look at the log of the "
-                "service container (docker compose logs service).",
-            )
-        return ENCRYPTED
-    if head.startswith(ARCHIVE_MAGIC):
-        return PLAIN
-    if head.startswith(_ZIP_MAGIC):
-        return ZIP
-    if head.lstrip()[:1] in (b"<", b"{"):
-        text = head.decode("utf-8", "replace").strip().splitlines()[0][:120]
-        raise CentralError(
-            "error_page",
-            f"The file is not a backup but an error message that was saved as one; it begins with: {text}",
-        )
-    begun = head[: len(MAGIC)] == MAGIC[: len(head)]
-    if begun or _nearly(head[: len(MAGIC)], MAGIC):
-        raise (
-            CentralError("truncated", f"The file is cut short after {len(head)} bytes, inside its first header.")
-            if begun
-            else corrupt("its first bytes are nearly, but not quite, those of a backup")
-        )
-    raise CentralError(
-        "not_a_central_backup",
-        "The file does not begin as any backup of Central does (openssl calls it 'bad magic number'). Check the path.",
-    )
-
-
-def _nearly(found: bytes, wanted: bytes) -> bool:
-    """Whether a few bits at most are other than they should be."""
-    if len(found) < len(wanted):
-        return False
-    return sum(bin(a ^ b).count("1") for a, b in zip(found, wanted)) <= 4
-
-
-def _open_encrypted(source: Readable, head: bytes, passphrase: str, plain: Copy | None) -> CustomArchive:
-    """Find out whether the passphrase opens the archive, and read its header and table of contents."""
-    salt, probe = head[len(MAGIC) : HEADER_SIZE], head[HEADER_SIZE : HEADER_SIZE + _PROBE]
-    start = decrypt_prefix(salt, probe, passphrase)
-    if not start.startswith(ARCHIVE_MAGIC):
-        _explain_passphrase(salt, probe, start, passphrase)
-    read_exactly(source, HEADER_SIZE)
-    decrypted: Readable = EncryptedReader(source, salt, passphrase)
-    return CustomArchive(decrypted if plain is None else _Copied(decrypted, plain))
-
-
-class _Copied:
-    """Passes a stream on, and hands each piece to `copy` first."""
-
-    def __init__(self, source: Readable, copy: Copy) -> None:
-        self._source = source
-        self._copy = copy
-
-    def read(self, size: int, /) -> bytes:
-        data = self._source.read(size)
-        if data:
-            self._copy("", data)
-        return data
-
-
-def _explain_passphrase(salt: bytes, probe: bytes, plain: bytes, passphrase: str) -> None:
-    if len(plain) < len(ARCHIVE_MAGIC):
-        raise CentralError(
-            "truncated", f"The file is cut short after {HEADER_SIZE + len(probe)} bytes, inside its first header."
-        )
-    if _nearly(plain[: len(ARCHIVE_MAGIC)], ARCHIVE_MAGIC) and plain[: len(ARCHIVE_MAGIC)] != ARCHIVE_MAGIC:
-        raise corrupt("the passphrase is right, but the first bytes of the archive are not")
-    if not passphrase:
-        raise CentralError(
-            "wrong_passphrase",
-            "The backup is encrypted with a passphrase, and none was given. Give passphrase or passphrase_file.",
-        )
-    if decrypt_prefix(salt, probe, "").startswith(ARCHIVE_MAGIC):
-        raise CentralError(
-            "empty_passphrase",
-            "The backup is encrypted with the empty passphrase and not with the given one, so anybody can read it. "
-            "Verify it without a passphrase if that is meant.",
-        )
-    raise CentralError(
-        "wrong_passphrase",
-        "The passphrase does not open the backup. Give the one that was used when it was made "
-        "(damage to the file's first 16 bytes would look the same).",
     )

@@ -9,13 +9,14 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Callable, Union
+from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
 from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import LegacyZip
 from ansible_collections.odkops.central.plugins.module_utils._memory import keep_freed_memory
+from ansible_collections.odkops.central.plugins.module_utils._opening import Archive
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block, CustomArchive
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_division import Division
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_entry import TocEntry
@@ -31,8 +32,6 @@ from ansible_collections.odkops.central.plugins.module_utils._streams import (
     Summing,
     read_exactly,
 )
-
-Archive = Union[CustomArchive, LegacyZip]
 
 #: Gives an archive from an offset on, and what sums up the bytes that are read from its file for that.
 Again = Callable[[int], tuple[Readable, Summing]]
@@ -73,6 +72,7 @@ def read_together(
     :param on_blob: called in another thread
     :param again: gives the archive once more, where that can be had in any order
     :raises CentralError: ``process_killed``, ``unreadable``, too
+    :raises WrongDivisionError: it was to be read in two parts, and cannot be where it was tried: read it without `again`
     """
     if size is not None and size >= LARGE and (os.cpu_count() or 1) > 1:
         try:
@@ -107,7 +107,8 @@ def _by_processes(
 
         def processes(blocks: tuple[Iterable[Block], Summing] | None, less: bool) -> ReadingProcesses:
             facts = _facts_for(archive, None)
-            made = ReadingProcesses(compression, file, archive.entries, facts, on_blob, blocks, less)
+            middle = None if behind is None else behind.division.middle
+            made = ReadingProcesses(compression, file, archive.entries, facts, on_blob, blocks, less, middle)
             stack.callback(made.close)
             return made
 
@@ -164,7 +165,7 @@ class _Behind:
 
     def met(self) -> bool:
         """Whether the first part has been read, and ends where the second one begins."""
-        return self.archive.size == self.division.offset
+        return self.archive.divided
 
     def pass_over(self, first: ReadingProcesses) -> None:
         """Read what is left of the file, for its digest, once the first part has been read and unless `first` found it wrong."""

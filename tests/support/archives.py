@@ -60,7 +60,7 @@ class Archives:
     def read(self, database: str = "small", method: str = "gzip") -> bytes:
         """An archive.
 
-        :param database: ``small``, ``nasty`` or ``latin1``
+        :param database: ``small``, ``nasty``, ``latin1`` or ``photos`` (12 MB, ``gzip`` only)
         :param method: one of :func:`methods`, or of those with ``-seekable``: written into a file, with positions
         """
         return (self._folder / f"{database}-{method}").read_bytes()
@@ -72,12 +72,14 @@ class Archives:
 
     def _make(self) -> None:
         with self.postgresql.server() as server:
-            for database in ("small", "nasty", "latin1"):
+            for database in ("small", "nasty", "latin1", "photos"):
                 truth = _fill(server, database)
                 (self._folder / f"{database}.json").write_text(json.dumps(truth), "utf-8")
                 options = _OLD if self.major < 16 else _NEW
                 if database == "latin1":
                     options = {"gzip": options["gzip"], "none": options["none"]}
+                elif database == "photos":
+                    options = {"gzip": options["gzip"]}
                 for method, value in options.items():
                     (self._folder / f"{database}-{method}").write_bytes(server.dump(database, f"--compress={value}"))
                 seekable = server.dump_to_file(database, f"--compress={options['gzip']}")
@@ -96,7 +98,10 @@ def _fill(server: Server, database: str) -> dict[str, Any]:
         server.sql(database, script)
     else:
         server.sql("postgres", f"CREATE DATABASE {database} TEMPLATE template0")
-        server.sql(database, (_SQL / f"{database}.sql").read_text("utf-8"))
+        for name in ("small", "photos") if database == "photos" else (database,):
+            script = (_SQL / f"{name}.sql").read_text("utf-8")
+            # The role is one for all databases.
+            server.sql(database, script if name == database else script.replace("CREATE ROLE reader NOLOGIN;", ""))
     # The digests come from Python, not from the database.
     query = "SELECT id, replace(encode(content, 'base64'), E'\\n', '') IS NOT NULL, encode(content, 'hex') FROM blobs ORDER BY id"
     updates = []

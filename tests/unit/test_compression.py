@@ -12,12 +12,15 @@ import random
 import sys
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import lz4.frame
 import pytest
 import zstandard
-from ansible_collections.odkops.central.plugins.module_utils._compression import PIECE, adler32_of, decompressor
+from ansible_collections.odkops.central.plugins.module_utils._checksums import adler32, crc32
+from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor, sums_apart
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, MissingLibraryError
+from ansible_collections.odkops.central.plugins.module_utils._inflating import PIECE
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 
 TEXT = b"".join(b"%d\trow of text\n" % number for number in range(200_000))
@@ -56,7 +59,7 @@ def decompress(method: str, data: bytes, sizes: int, file: bool = False) -> byte
     pieces = [piece for start in range(0, len(data), sizes) for piece in reader.feed(data[start : start + sizes])]
     reader.finish()
     assert method == "none" or max(map(len, pieces), default=0) <= PIECE + 128 * 1024
-    assert (reader.checksum is not None) == (_left_apart and adler32_of(method, file) is not None)
+    assert (reader.checksum is not None) == (_left_apart and sums_apart(method, file))
     if reader.checksum is not None and reader.checksum != zlib.adler32(b"".join(pieces)):
         raise corrupt("the checksum of a table is wrong")
     return b"".join(pieces)
@@ -125,15 +128,18 @@ def test_every_bit_in_front_of_and_behind_zlib_data() -> None:
                     decompress("gzip", bytes(bad), sizes)
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("piece", [1, 1000, 65_537])
-def test_checksums_are_computed_as_zlib_does(piece: int) -> None:
-    adler32 = adler32_of("gzip", False)
-    assert adler32 is not None, "isal is installed for these tests"
+@pytest.mark.parametrize(("made", "expected", "first"), [(adler32, zlib.adler32, 1), (crc32, zlib.crc32, 0)])
+def test_checksums_are_computed_as_zlib_does(
+    made: Any, expected: Callable[[bytes], int], first: int, piece: int
+) -> None:
+    checksum = made.__wrapped__()  # not the one that was found out before
     for data in (b"", b"x", NOISE, bytes(300_000), b"\xff" * 300_000):
-        value = 1
+        value = first
         for start in range(0, len(data), piece):
-            value = adler32(memoryview(data)[start : start + piece], value)
-        assert value == zlib.adler32(data)
+            value = checksum(memoryview(data)[start : start + piece], value)
+        assert value == expected(data)
 
 
 @pytest.mark.usefixtures("engine")

@@ -368,3 +368,59 @@ def test_null_is_no_bytea() -> None:
     digest.feed(b"\\")
     digest.feed(b"N")
     assert digest.is_null
+
+
+@pytest.mark.parametrize("kind", ["counter", "rows", "matches"])
+@given(
+    rows=st.lists(
+        st.lists(st.none() | st.text("ab\\\n\t\r", max_size=12).map(str.encode), min_size=2, max_size=2), max_size=6
+    ),
+    at=st.integers(0, 6),
+    sizes=st.lists(st.integers(1, 9), max_size=12),
+)
+def test_two_readers_take_all_rows(kind: str, rows: list[list[bytes | None]], at: int, sizes: list[int]) -> None:
+    """Each a part, from a row on; and the first one says so where it ends anywhere else, or what follows its end is no row."""
+
+    def reader(taker: Taker) -> CopyCounter | CopyRows | CopyMatches:
+        if kind == "counter":
+            return CopyCounter("a table", 2)
+        return CopyRows("a table", 2, taker) if kind == "rows" else CopyMatches("a table", 2, b"\t", taker)
+
+    data = data_of(rows)
+    first_part = data_of(rows[:at])[: -len(b"\\.\n\n\n")]
+    takers = Taker(), Taker()
+    first, second = map(reader, takers)
+    for piece in cut(first_part, sizes):
+        first.feed(piece)
+    for piece in cut(data[len(first_part) :], sizes):
+        second.feed(piece)
+    assert (first.finish_part(), second.finish()) == (len(rows[:at]), len(rows[at:]))
+    if kind == "rows":
+        assert takers[0].rows + takers[1].rows == [[*map(escape, row)] for row in rows]
+    for wrong in (data, data[:-1], data[:-2], data[:-3], first_part + b"half a row", first_part + b"one column\n"):
+        reading = reader(Taker())
+        with pytest.raises(CentralError) as caught:
+            for piece in cut(wrong, sizes):
+                reading.feed(piece)
+            reading.finish_part()
+        assert caught.value.diagnosis == "corrupt"
+
+
+def test_a_part_of_a_table_of_one_column_has_no_end() -> None:
+    """Nothing but its end tells there that rows have come to one."""
+    for part, fine in ((b"a\nb\n", True), (b"a\n\\.\n", False), (b"\\.\n", False), (b"a\nb", False)):
+        counter = CopyCounter("a table", 1)
+        counter.feed(part)
+        if fine:
+            assert counter.finish_part() == 2
+        else:
+            with pytest.raises(CentralError, match="end in their middle"):
+                counter.finish_part()
+
+
+def test_a_part_that_ends_in_a_long_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_copy_text, "STREAMED_ROW", 10)
+    rows = CopyRows("a table", 2, Taker())
+    rows.feed(b"one\t" + b"x" * 100)
+    with pytest.raises(CentralError, match="end in their middle"):
+        rows.finish_part()

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from typing import Any
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils import _facts
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
-from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
+from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts, TablePart
 
 END = b"\\.\n\n\n"
 BLOBS = ["id", "sha", "content", "contentType", "md5", "s3_status", "size"]
@@ -229,3 +230,43 @@ def test_two_readers_know_together_what_one_would_know() -> None:
         assert first.summary() == whole.summary()
         assert first.links() == whole.links()
         assert (first.tables, first.migrations, first.bad_blobs) == (whole.tables, whole.migrations, whole.bad_blobs)
+
+
+@pytest.mark.parametrize("name", ["knex_migrations", "forms", "form_defs", "blobs"])
+def test_two_readers_take_no_more_than_a_central_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them a part of one table, and together too much."""
+    monkeypatch.setattr(_facts, "_MAXIMUM_LINKS", 3)
+    monkeypatch.setattr(_facts, "_MAXIMUM_MIGRATIONS", 3)
+    columns = {
+        "knex_migrations": ["id", "name"],
+        "forms": ["id", "projectId", "xmlFormId"],
+        "form_defs": ["id", "formId", "enketoId"],
+        "blobs": BLOBS,
+    }[name]
+
+    def part(*numbers: int) -> Facts:
+        facts = Facts()
+        row = {"blobs": lambda number: blob(number, b"x", "a" * 40)}.get(name)
+        rows = [row(number) if row else b"\t".join([b"%d" % number] * len(columns)) for number in numbers]
+        facts.tables[f"public.{name}"] = give(facts, name, columns, *rows)
+        return facts
+
+    both = part(1, 2)
+    both.add(part(3))
+    assert both.tables == {f"public.{name}": 3}
+    both = part(1, 2)
+    with pytest.raises(CentralError, match=name) as caught:
+        both.add(part(3, 4))
+    assert caught.value.diagnosis == "corrupt"
+
+
+def test_a_table_in_two_parts_has_one_checksum() -> None:
+    def part(text: bytes, expected: int | None = None) -> Facts:
+        facts = Facts()
+        facts.part = TablePart("public.notes", zlib.adler32(text), len(text), expected)
+        return facts
+
+    part(b"one\n").add(part(b"two\n", zlib.adler32(b"one\ntwo\n")))
+    for wrong in (zlib.adler32(b"one\ntwp\n"), zlib.adler32(b"two\n"), zlib.adler32(b"two\none\n")):
+        with pytest.raises(CentralError, match=r"public\.notes does not have the checksum"):
+            part(b"one\n").add(part(b"two\n", wrong))
