@@ -143,6 +143,8 @@ def divide(
     :param inside: its blocks are zlib streams, and may be divided
     :returns: None where it is not worth while, or no place was found
     """
+    if size - begin < 2 * WORTH:
+        return None
     percent = (size - begin) // 100
     looking = _Looking(read_at, size, integer_size, begin + _INSIDE * percent)
     middle = begin + (size - begin) // 2
@@ -159,10 +161,8 @@ def divide(
                 best = Division(number, position)
             if position >= middle:
                 break
-    chunk = looking.chunk
-    if inside and block is not None and chunk is not None and abs(best.offset - middle) > _NEAR * percent:
-        if min(chunk - begin, size - chunk) >= WORTH:
-            best = _inside(block, chunk, integer_size, read_at) or best
+    if inside and block is not None and looking.chunk is not None and abs(best.offset - middle) > _NEAR * percent:
+        best = _inside(block, looking.chunk, integer_size, read_at) or best
     return best if min(best.offset - begin, size - best.offset) >= WORTH else None
 
 
