@@ -159,7 +159,8 @@ def verify_stream(
         files of a dump in the directory format from a zip, else one file without a name
     :param on_facts: called with what the rows say, once all is well
     :param alone: in this thread, since other processes have work for all cores
-    :param again: gives the backup once more, from an offset on, where it is there as a whole: parts of it are read at once
+    :param again: gives the backup once more, from an offset on, where it is there as a whole and `copy` is not given: parts of it
+        are read at once
     :raises CentralError: with the diagnosis of what is wrong; the rest of the stream is not read then
     """
     digest = Digesting(source, copy)
@@ -171,7 +172,7 @@ def verify_stream(
             raise
         # Once more, and in one part; where something is wrong with it that way, too, it says what.
         rest = None if blobs is None else blobs.rest()
-        return verify_stream(again(0), expected, rest, copy, stored, plain, on_facts)
+        return verify_stream(again(0), expected, rest, None, stored, plain, on_facts)
     except CentralError as error:
         if expected.sha256 is not None and error.diagnosis in _DAMAGE:
             digest.drain()
