@@ -33,6 +33,7 @@ from support.paths import BIN, ROOT
 DEMO = "odkbench"
 BENCHES = ("backup", "dump", "verify", "restore", "blobs", "playbook")
 MEMORY_GOAL = 150  # MiB, of either module, whatever the size
+RELEASES = ("bookworm", "trixie")  # whose pg_dump compresses by gzip, and by zstd
 BLOB_SIZE = 1_000_000
 ROW_SIZE = 16_666
 
@@ -40,7 +41,10 @@ ROW_SIZE = 16_666
 def arguments() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("--release", default="bookworm", help="of the demo Central: bookworm (gzip) or trixie (zstd)")
+    parser.add_argument(
+        "--release",
+        help="of the demo Central: bookworm (gzip) or trixie (zstd). Without it bookworm, but both for the bench of verify",
+    )
     parser.add_argument("--megabytes", type=int, default=1000, help="of the demo's database")
     parser.add_argument("--rounds", type=int, default=2, help="how often each command runs (default 2: A B A B)")
     parser.add_argument("--only", choices=BENCHES, help="one of the benches")
@@ -141,7 +145,9 @@ def bench_backup(demo: Demo, work: Path, passphrase_file: Path, options: argpars
     return subjects
 
 
-def bench_verify(demo: Demo, work: Path, passphrase_file: Path, options: argparse.Namespace, mix: Mix) -> list[Subject]:
+def bench_verify(
+    demo: Demo, work: Path, passphrase_file: Path, options: argparse.Namespace, mix: Mix, release: str
+) -> list[Subject]:
     """``central_backup_verify`` against the ODK docs' openssl and pg_restore, on one file, as Central itself makes it."""
     saved = work / "download"
     args = {**demo.login, "dest": str(saved), "passphrase_file": str(passphrase_file)}
@@ -149,7 +155,7 @@ def bench_verify(demo: Demo, work: Path, passphrase_file: Path, options: argpars
     (path,) = saved.iterdir()
     inside: list[str] = []
     seen, secret = str(path), str(passphrase_file)
-    if options.release != "bookworm":  # the pg_restore of this host may be too old for the archive
+    if release != "bookworm":  # the pg_restore of this host may be too old for the archive
         inside, seen, secret = copy_into_container(demo, path, passphrase_file)
     pipeline = (
         f"openssl enc -d -chacha20 -pbkdf2 -pass {shlex.quote(f'file:{secret}')} -in {shlex.quote(seen)}"
@@ -171,7 +177,7 @@ def bench_verify(demo: Demo, work: Path, passphrase_file: Path, options: argpars
         ),
         module_subject("central_backup_verify", args, prepare, sizes),
     ]
-    print(f"\nVerify: {path.stat().st_size / 1e6:,.0f} MB, of {mix.words}")
+    print(f"\nVerify ({release}): {path.stat().st_size / 1e6:,.0f} MB, of {mix.words}")
     alternate(subjects, max(options.rounds, 3), work)
     if not options.without_ansible:
         subjects.append(ansible_subject("central_backup_verify", args, prepare, sizes, work, demo))
@@ -179,7 +185,7 @@ def bench_verify(demo: Demo, work: Path, passphrase_file: Path, options: argpars
     if inside:
         demo.execute("service", "rm", "-rf", str(Path(seen).parent))
     print(f"\n{table(subjects)}")
-    faster = 3.0 if options.release == "bookworm" else 1.5
+    faster = 3.0 if release == "bookworm" else 1.5
     goal(
         "openssl and pg_restore / central_backup_verify, wall",
         paired_ratio(subjects[0], subjects[1]),
@@ -217,7 +223,7 @@ def main() -> int:
     wanted = BENCHES if options.only is None else (options.only,)
     try:
         if set(wanted) & {"backup", "dump", "verify", "restore"}:
-            demo = bench_demo(options.release, options.megabytes, MIXES[0])
+            demo = bench_demo(options.release or RELEASES[0], options.megabytes, MIXES[0])
     except DemoError as error:
         print(error, file=sys.stderr)
         return 1
@@ -229,9 +235,10 @@ def main() -> int:
         if "dump" in wanted:
             bench_dump(demo, work, passphrase_file, options)
         if "verify" in wanted:
-            for mix in MIXES:
-                demo = bench_demo(options.release, options.megabytes, mix)
-                bench_verify(demo, work, passphrase_file, options, mix)
+            for release in (options.release,) if options.release else RELEASES:
+                for mix in MIXES:
+                    demo = bench_demo(release, options.megabytes, mix)
+                    bench_verify(demo, work, passphrase_file, options, mix, release)
         if "restore" in wanted:
             bench_restore(demo, work, passphrase_file, options)
         if "blobs" in wanted:
