@@ -68,13 +68,13 @@ class _Looking:
     :param read_at: gives so many bytes at an offset of the archive, fewer at its end
     :param size: bytes of the archive
     :param integer_size: bytes of its integers
-    :param wanted: an offset: :attr:`chunk` is that of the chunk that stands there, once it has been passed
+    :param wanted: an offset: :attr:`place` is where the chunk begins that stands there, once it has been passed
     """
 
     def __init__(self, read_at: ReadAt, size: int, integer_size: int, wanted: int) -> None:
         self._read_at = read_at
         self._wanted = wanted
-        self.chunk: int | None = None
+        self.place: Division | None = None
         self._size = size
         self._head = 1 + integer_size
         self._left = size // _LOOK
@@ -89,9 +89,10 @@ class _Looking:
             raise _LostError
         return int.from_bytes(data[1:], "little")
 
-    def end_of(self, entry: TocEntry, begin: int) -> int:
+    def end_of(self, number: int, entry: TocEntry, begin: int) -> int:
         """Where the block of an entry ends that begins at an offset.
 
+        :param number: how many blocks stand in front of it
         :raises _LostError: no such block is there
         """
         if entry.description == "BLOBS" or self._integer(begin + 1) != entry.dump_id:
@@ -104,7 +105,7 @@ class _Looking:
                 return position + step
             end = position + step + step * self._alike(position + step, length)
             if position <= self._wanted < end and length < CHUNK:
-                self.chunk = position + (self._wanted - position) // step * step
+                self.place = Division(number, position + (self._wanted - position) // step * step)
             position = end
 
     def _alike(self, position: int, length: int) -> int:
@@ -150,19 +151,16 @@ def divide(
     middle = begin + (size - begin) // 2
     best = Division(0, begin)
     position = begin
-    block: int | None = None
     # What is found in front of a place where nothing is found remains good.
     with contextlib.suppress(_LostError):
         for number, entry in enumerate([entry for entry in entries if entry.has_data], 1):
-            position = looking.end_of(entry, position)
-            if block is None and looking.chunk is not None:
-                block = number - 1
+            position = looking.end_of(number - 1, entry, position)
             if abs(position - middle) < abs(best.offset - middle):
                 best = Division(number, position)
             if position >= middle:
                 break
-    if inside and block is not None and looking.chunk is not None and abs(best.offset - middle) > _NEAR * percent:
-        best = _inside(block, looking.chunk, integer_size, read_at) or best
+    if inside and looking.place is not None and abs(best.offset - middle) > _NEAR * percent:
+        best = _inside(looking.place, integer_size, read_at) or best
     return best if min(best.offset - begin, size - best.offset) >= WORTH else None
 
 
@@ -180,12 +178,12 @@ class _From:
         return data
 
 
-def _inside(number: int, chunk: int, integer_size: int, read_at: ReadAt) -> Division | None:
-    """A place inside a block, near the chunk at an offset."""
-    source = ArchiveInput(_From(read_at, chunk), chunk)
+def _inside(chunk: Division, integer_size: int, read_at: ReadAt) -> Division | None:
+    """A place inside a block, behind where one of its chunks begins."""
+    source = ArchiveInput(_From(read_at, chunk.offset), chunk.offset)
     source.integer_size = integer_size
     with contextlib.suppress(CentralError):
         middle = find_middle(source.chunks())
         if middle is not None:
-            return Division(number, chunk, middle, source.offset)
+            return Division(chunk.number, chunk.offset, middle, source.offset)
     return None
