@@ -10,12 +10,20 @@ stream of that, and :func:`ended` one of what stands in front of it, for any lib
 
 from __future__ import annotations
 
+import random
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 #: bytes that a stream may look back
 WINDOW = 32 * 1024
+
+#: What two readers of one stream both read is at most so much, in compressed bytes.
+MOST_BEHIND = 40 * 1024 * 1024
+
+#: bytes that :func:`last_block` gives
+LAST = 600
 
 
 @dataclass(frozen=True)
@@ -28,18 +36,42 @@ class Middle:
     size: int
 
 
-def ended(data: bytes, bit: int, word: bytes) -> bytes:
-    """A stream up to a bit, where one last block follows that gives `word`.
+@dataclass(frozen=True)
+class LastBlock:
+    """A block that is the last one of its stream, made by chance."""
 
-    :param data: the stream, from any byte on; beginning and end of what is read are those of the whole stream
-    :param bit: whether a block begins there shows by what is read: if not, the end is read as something else
-    :param word: 65535 bytes at most
+    #: its bits, and up to seven zeros
+    data: bytes
+    #: what it gives
+    gives: bytes
+
+
+def last_block() -> LastBlock:
+    """A last block with codes of its own that nobody foresees: who reads what it gives has read them, from the first bit on."""
+    chance = random.SystemRandom()
+    while True:
+        letters = chance.sample(range(256), 24)
+        # Some are more frequent than others, so that the lengths of their codes are made by chance, too.
+        gives = bytes(chance.choices(letters, [chance.randrange(1, 100) ** 2 for _letter in letters], k=LAST))
+        engine = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+        data = engine.compress(gives) + engine.flush()
+        # The last block (1), and codes of its own (10, its lower bit first; RFC 1951, 3.2.3).
+        if data[0] & 7 == 0b101:
+            return LastBlock(data, gives)
+
+
+def ended(data: bytes, bit: int, last: LastBlock) -> bytes:
+    """A stream up to a bit, where one last block follows. Up to one byte of zeros stands behind it.
+
+    If a block begins at that bit, this gives at its end what the last block gives. Else the last block is read as something else,
+    as the end of a longer code or as the inside of another block; and what it gives does not come of that.
+
+    :param data: the stream, from any byte on
     """
     whole, used = divmod(bit, 8)
     kept = data[whole] & (1 << used) - 1 if used else 0
-    # Three bits: the last block (1), and stored (00); the next byte begins its length (RFC 1951, 3.2.4).
-    head = (kept | 1 << used).to_bytes(2, "little")[: 1 if used + 3 <= 8 else 2]
-    return data[:whole] + head + _stored(word)
+    shifted = int.from_bytes(last.data, "little") << used | kept
+    return data[:whole] + shifted.to_bytes(len(last.data) + (1 if used else 0), "little")
 
 
 def begun(window: bytes, data: bytes, bit: int) -> bytes:

@@ -16,7 +16,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from ansible_collections.odkops.central.plugins.module_utils._deflate import WINDOW, Middle, begun, block_starts
+from ansible_collections.odkops.central.plugins.module_utils._deflate import (
+    MOST_BEHIND,
+    WINDOW,
+    Middle,
+    begun,
+    block_starts,
+)
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._inflating import inflating
 from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import LACKING
@@ -75,7 +81,11 @@ def _size(bit: int, data: bytes, pieces: Iterator[bytes]) -> int | None:
     def given() -> Iterator[tuple[bytes, bytes]]:
         """What both give, which has the same lengths; of one only once all is known."""
         yield from zip(one.feed(begun(LACKING, data, bit)), other.feed(begun(_OTHER, data, bit)))
+        taken = len(data)
         for piece in pieces:
+            taken += len(piece)
+            if taken > MOST_BEHIND:  # of a stream that gives little, or nothing
+                return
             yield from ((more, b"") for more in one.feed(piece)) if known else zip(one.feed(piece), other.feed(piece))
 
     for more, more_of_second in given():

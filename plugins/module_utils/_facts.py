@@ -38,6 +38,7 @@ TABLES_OF_CENTRAL = ("knex_migrations", "projects", "forms", "submissions", "blo
 # The most of each kind that is kept; beyond it the dump is no Central's.
 _MAXIMUM_MIGRATIONS = 10_000
 _MAXIMUM_LINKS = 50_000
+_MAXIMUM_STATUSES = 16
 _MAXIMUM_TEXT = 8 * 1024 * 1024
 # Of a name, so many characters; PostgreSQL's columns for them have 255 or 64.
 _TEXT = 1024
@@ -105,7 +106,7 @@ class TablePart:
     name: str
     #: Adler-32 of the part
     adler32: int
-    #: bytes of the part
+    #: bytes that its reader has read so far: of a second part, with which its reader begins, those of the part
     size: int
     #: the Adler-32 that both together have to have, with the second part
     expected: int | None
@@ -239,7 +240,7 @@ class Facts:
         return None
 
     def _blob(self, blob: BlobFact, digest: str | None) -> None:
-        if not re.fullmatch(r"[a-z_]{1,32}", blob.s3_status) or len(self.blobs) > 16:
+        if not re.fullmatch(r"[a-z_]{1,32}", blob.s3_status) or len(self.blobs) > _MAXIMUM_STATUSES:
             raise corrupt("a row of public.blobs has an impossible s3_status")
         self.blobs[blob.s3_status] = self.blobs.get(blob.s3_status, 0) + 1
         if digest is not None:
@@ -298,16 +299,20 @@ class Facts:
 
         :raises CentralError: ``corrupt`` where together they are more than is taken for genuine, or have a wrong checksum
         """
-        if self.part is not None and other.part is not None:
-            both = adler32_of_both(self.part.adler32, other.part.adler32, other.part.size)
-            if both != other.part.expected:
-                raise wrong_checksum(self.part.name)
+        first, second = self.part, other.part
+        if first is not None and second is not None:
+            if adler32_of_both(first.adler32, second.adler32, second.size) != second.expected:
+                raise wrong_checksum(first.name)
+        elif first is not None or second is not None:
+            raise corrupt("only one part of a table is there")
         for name, rows in other.tables.items():
             self.tables[name] = self.tables.get(name, 0) + rows
         self.data_size += other.data_size
         self.migrations += other.migrations
         for status, number in other.blobs.items():
             self.blobs[status] = self.blobs.get(status, 0) + number
+        if len(self.blobs) > _MAXIMUM_STATUSES:
+            raise corrupt("a row of public.blobs has an impossible s3_status")
         self.blobs_in_database += other.blobs_in_database
         self.bad_blobs += other.bad_blobs
         self._upgrade = max(self._upgrade, other._upgrade, key=lambda upgrade: upgrade[0])

@@ -12,7 +12,7 @@ from typing import Callable, Union
 from ansible_collections.odkops.central.plugins.module_utils._checksums import adler32
 from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor, sums_apart
 from ansible_collections.odkops.central.plugins.module_utils._copy_statement import columns_of
-from ansible_collections.odkops.central.plugins.module_utils._deflate import Middle
+from ansible_collections.odkops.central.plugins.module_utils._deflate import MOST_BEHIND, Middle
 from ansible_collections.odkops.central.plugins.module_utils._facts import Facts, Table, TablePart
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import Block
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
@@ -37,9 +37,6 @@ Item = Union[Block, bytes, memoryview, Middle, Checksum, None]
 # So much is passed on at a time, in bytes; a piece of a decompressor may be larger.
 _PIECE = 128 * 1024
 
-# What two readers of one stream both read is at most so much, in compressed bytes.
-_BEHIND = 40 * 1024 * 1024
-
 
 class Decompressing:
     """Takes a block, its compressed pieces, and None for its end, again and again; passes the same on, decompressed.
@@ -61,7 +58,8 @@ class Decompressing:
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._middle: Middle | None = None
-        self._behind = b""
+        self._behind: list[bytes] = []
+        self._behind_size = 0
 
     def take(self, item: Item) -> None:
         """Take the next item.
@@ -81,8 +79,9 @@ class Decompressing:
         elif isinstance(item, Checksum):
             pass
         elif self._middle is not None:
-            self._behind += item
-            if len(self._behind) > _BEHIND:
+            self._behind.append(bytes(item))
+            self._behind_size += len(item)
+            if self._behind_size > MOST_BEHIND:
                 raise WrongDivisionError
         else:
             self._may_be_empty = False
@@ -110,7 +109,8 @@ class Decompressing:
 
     def _end_part(self, middle: Middle) -> None:
         """End the first part of a stream."""
-        behind, self._middle, self._behind = self._behind, None, b""
+        behind = b"".join(self._behind)
+        self._middle, self._behind, self._behind_size = None, [], 0
         if not isinstance(self._decompressor, ZlibStream):
             raise WrongDivisionError
         self._gather(self._decompressor.end_at(middle, behind))
@@ -178,7 +178,6 @@ class TableReader:
         self._table: Table | None = None
         self._name = ""
         self._second = False
-        self._begun = 0
 
     def take(self, item: Item) -> None:
         """Take the next item.
@@ -207,13 +206,12 @@ class TableReader:
             self._table.feed(item)
 
     def _part(self, expected: int | None) -> TablePart:
-        return TablePart(self._name, self._sum.value, self._facts.data_size - self._begun, expected)
+        return TablePart(self._name, self._sum.value, self._facts.data_size, expected)
 
     def _begin(self, block: Block) -> None:
         entry = block.entry
         self._name = entry.name
         self._second = block.middle is not None
-        self._begun = self._facts.data_size
         self._sum.begin()
         self._table = None
         if entry.description == "TABLE DATA":

@@ -189,9 +189,9 @@ class _Blobs:
         self._passed = 0
 
     def __call__(self, blob: BlobFact) -> None:
-        self._passed += 1
-        if self._passed > self._skipped:
+        if self._passed >= self._skipped:
             self._on_blob(blob)
+        self._passed += 1
 
     def rest(self) -> _Blobs:
         """For another reader of the same: what has been handed on is not handed on again."""

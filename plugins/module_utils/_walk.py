@@ -29,9 +29,11 @@ from ansible_collections.odkops.central.plugins.module_utils._streams import (
     CHUNK,
     Digesting,
     Readable,
+    Sum,
     Summing,
     read_exactly,
 )
+from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import WrongDivisionError
 
 #: Gives an archive from an offset on, and what sums up the bytes that are read from its file for that.
 Again = Callable[[int], tuple[Readable, Summing]]
@@ -126,18 +128,14 @@ def _by_processes(
             _all([lambda: feed(archive.blocks(), first.put), first.finish])
             return first.facts
         digest.sum_up(behind.stored.offset)
-        _all([lambda: feed(behind.before(), first.put), lambda: behind.pass_over(first), first.finish])
-        if behind.met():
-            # Not before: on_blob has nothing to do with the rows of a part that is none.
-            second.start()
-            second.finish()
-            if second.sum != digest.sum:
-                raise CentralError(
-                    "unreadable",
-                    "The file was changed while it was read, or the disk gives other bytes each time it is asked. Nothing is "
-                    "known of the backup; see that nobody writes to it, check the disk, and verify it again.",
-                )
-            first.facts.add(second.facts)
+        with behind.last_word():
+            _all([lambda: feed(behind.before(), first.put), lambda: behind.pass_over(first), first.finish])
+            if behind.met():
+                # Not before: on_blob has nothing to do with the rows of a part that is none.
+                second.start()
+                second.finish()
+                behind.check_same(second.sum)
+                first.facts.add(second.facts)
         return first.facts
 
 
@@ -166,6 +164,31 @@ class _Behind:
     def met(self) -> bool:
         """Whether the first part has been read, and ends where the second one begins."""
         return self.archive.divided
+
+    @contextlib.contextmanager
+    def last_word(self) -> Iterator[None]:
+        """Leave it to one reader to say what is wrong with a block that two have read: it may be where it was divided.
+
+        :raises WrongDivisionError: for what is ``corrupt`` or ``truncated``
+        """
+        try:
+            yield
+        except CentralError as error:
+            if self.division.middle is not None and error.diagnosis in ("corrupt", "truncated"):
+                raise WrongDivisionError from error
+            raise
+
+    def check_same(self, read: Sum) -> None:
+        """Compare what has been read of the second part by its reader and for the digest.
+
+        :raises CentralError: ``unreadable``
+        """
+        if read != self.digest.sum:
+            raise CentralError(
+                "unreadable",
+                "The file was changed while it was read, or the disk gives other bytes each time it is asked. Nothing is "
+                "known of the backup; see that nobody writes to it, check the disk, and verify it again.",
+            )
 
     def pass_over(self, first: ReadingProcesses) -> None:
         """Read what is left of the file, for its digest, once the first part has been read and unless `first` found it wrong."""

@@ -8,11 +8,17 @@ Its Adler-32 is left to whoever takes its data: it is a pass over all of it.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 
-from ansible_collections.odkops.central.plugins.module_utils._deflate import WINDOW, Middle, begun, ended
+from ansible_collections.odkops.central.plugins.module_utils._deflate import (
+    LAST,
+    WINDOW,
+    Middle,
+    begun,
+    ended,
+    last_block,
+)
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._inflating import inflating
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
@@ -21,7 +27,7 @@ from ansible_collections.odkops.central.plugins.module_utils._pgdump_input impor
 #: be found out, since COPY never writes a NUL.
 LACKING = bytes(WINDOW)
 
-_HEAD, _TAIL, _WORD = 2, 4, 16
+_HEAD, _TAIL = 2, 4
 _ADLER_BASE = 65521
 
 # From where the second reader begins to read to the block where its part begins, the data has so many bytes at most.
@@ -77,7 +83,7 @@ class ZlibStream:
         """Keep what the stream has given last."""
         self._latest.append(piece)
         self._latest_size += len(piece)
-        while self._latest_size - len(self._latest[0]) >= WINDOW + _WORD:
+        while self._latest_size - len(self._latest[0]) >= WINDOW + LAST:
             self._latest_size -= len(self._latest.popleft())
 
     def _follow(self, rest: bytes) -> None:
@@ -95,23 +101,23 @@ class ZlibStream:
     def end_at(self, middle: Middle, data: bytes) -> Iterator[bytes]:
         """Take the last of what there is for this reader, and give what it has for it.
 
-        That a block begins there is seen by ending the stream there: what is put in its place would be read as something else,
-        and not as what it says, were it not the beginning of a block. What the second reader lacks is known here.
+        That a block begins there is seen by putting a last block of our own there: only from its first bit on can be read what it
+        gives. What the second reader lacks is known here.
 
         :param data: the stream from where it has been fed to
         :raises WrongDivisionError: no block begins there, or something is wrong with `data`
         """
-        word = os.urandom(_WORD)
+        last = last_block()
         try:
             given = b""
-            for piece in self.feed(ended(data, middle.bit, word)):
+            for piece in self.feed(ended(data, middle.bit, last)):
                 given += piece
                 if len(given) > _BEFORE:
                     raise WrongDivisionError
-            if not self._engine.ended or self._tail or given[-_WORD:] != word:
+            if not self._engine.ended or self._tail not in (b"", b"\0") or given[-LAST:] != last.gives:
                 raise WrongDivisionError
-            yield given[:-_WORD]
-            window = b"".join(self._latest)[:-_WORD][-WINDOW:]
+            yield given[:-LAST]
+            window = b"".join(self._latest)[:-LAST][-WINDOW:]
             yield from _limited(inflating(self._where).feed(begun(window, data, middle.bit)), len(window), middle.size)
         except CentralError as error:
             raise WrongDivisionError from error

@@ -16,7 +16,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils import _deflate_search, _zlib_stream
-from ansible_collections.odkops.central.plugins.module_utils._deflate import WINDOW, Middle, begun, block_starts, ended
+from ansible_collections.odkops.central.plugins.module_utils._deflate import (
+    WINDOW,
+    Middle,
+    begun,
+    block_starts,
+    ended,
+    last_block,
+)
 from ansible_collections.odkops.central.plugins.module_utils._deflate_search import find_middle
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import (
@@ -29,7 +36,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isal import igzip_lib
 
-WORD = b"a word of the test"
+LAST = last_block()
+WORD = LAST.gives
 
 
 def deflated(data: bytes, level: int = 6) -> bytes:
@@ -70,7 +78,7 @@ def stream() -> tuple[bytes, bytes, dict[int, int]]:
         for bit in range(8):
             tried = engine.copy()
             try:
-                given = front + tried.decompress(ended(whole[byte:], bit, WORD))
+                given = front + tried.decompress(ended(whole[byte:], bit, LAST))
             except zlib.error:
                 continue
             if tried.eof and given.endswith(WORD):
@@ -86,11 +94,11 @@ def test_a_stream_ends_at_each_of_its_blocks_and_nowhere_else() -> None:
     assert len({bit % 8 for bit in starts}) > 4
     assert list(starts.values()) == sorted(set(starts.values()))
     for bit, size in starts.items():
-        assert isal_reads(ended(whole, bit, WORD)) == (data[:size] + WORD, True)
+        assert isal_reads(ended(whole, bit, LAST)) == (data[:size] + WORD, True)
     for bit in range(0, 8 * len(whole) - 8, 5):
         if bit not in starts:
             try:
-                found, eof = isal_reads(ended(whole, bit, WORD))
+                found, eof = isal_reads(ended(whole, bit, LAST))
             except igzip_lib.error:
                 continue
             assert not (eof and found.endswith(WORD)), bit
@@ -120,7 +128,7 @@ def test_streams_begin_and_end_at_each_bit_of_a_byte(read: Any, shift: int) -> N
     tail = int.from_bytes(deflated(data), "little") << len(front) | int((front or "0")[::-1], 2)
     whole = tail.to_bytes(len(front) // 8 + len(deflated(data)) + 1, "little")
     assert read(whole)[0] == expected + data
-    assert read(ended(whole, len(front), WORD)) == (expected + WORD, True)
+    assert read(ended(whole, len(front), LAST)) == (expected + WORD, True)
     assert read(begun(b"window", whole, len(front))) == (b"window" + data, True)
 
 
@@ -155,7 +163,7 @@ def read_in_parts(whole: bytes, cut: int, middle: Middle, until: int) -> tuple[b
     first, second = ZlibStream("a table"), ZlibStreamBehind("a table", middle)
     given = b"".join(itertools.chain.from_iterable(first.feed(piece) for piece in pieces(whole[:cut], 70_001)))
     given += b"".join(first.end_at(middle, whole[cut:until]))
-    behind = b"".join(itertools.chain.from_iterable(second.feed(piece) for piece in pieces(whole[cut:], 70_001)))
+    behind = b"".join(itertools.chain.from_iterable(second.feed(piece) for piece in pieces(whole[cut:], 5000)))
     second.finish()
     return given, behind, second.checksum
 
@@ -220,6 +228,57 @@ def test_what_only_looks_like_a_block_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("_engine")
+@pytest.mark.parametrize("kind", ["padding", "cover", "stored"])
+def test_a_trap_in_front_of_a_place_is_refused(kind: str) -> None:
+    """A last block that is stored begins so near to a block in its padding, or its data, that what we put there could be of it."""
+    front, behind = photos(3000), deflated(photos(60_000, 5000))
+    stored = zlib.compressobj(0, zlib.DEFLATED, -15)
+    head = b"\x78\x9c" + stored.compress(front) + stored.flush(zlib.Z_FULL_FLUSH)
+    for more in range(700) if kind == "cover" else (0,):
+        if kind == "padding":  # the bits 1, 0, 0, and at once the block
+            trap, bit = (int.from_bytes(behind, "little") << 3 | 1).to_bytes(len(behind) + 1, "little"), 3
+        else:  # so many bytes are stored, and the block begins in them
+            kept = more if kind == "cover" else 20_000
+            length = kept.to_bytes(2, "little") + (kept ^ 0xFFFF).to_bytes(2, "little")
+            trap, bit = b"\1" + length + behind, 40
+        stream = ZlibStream("a table")
+        assert b"".join(stream.feed(head)) == front
+        with pytest.raises(WrongDivisionError):
+            list(stream.end_at(Middle(bit, 10_000), trap))
+
+
+@pytest.mark.usefixtures("_engine")
+def test_a_block_at_each_bit_is_taken_for_one() -> None:
+    """Whatever the last block is that chance makes."""
+    data, whole, starts = stream()
+    head = zlib.compress(b"")[:2]
+    for bit, size in list(starts.items()) * 20:
+        reader = ZlibStream("a table")
+        given = b"".join(reader.feed(head + whole[: bit // 8]))
+        given += b"".join(reader.end_at(Middle(bit % 8, 100), whole[bit // 8 :]))
+        assert given == data[: size + 100]
+
+
+def test_what_is_copied_from_far_is_not_taken_for_known() -> None:
+    """Each 32 KiB have something of what stood in front of all, and never has half of it."""
+    old = random.Random(7).randbytes(60).hex().encode()
+    rows = b"".join(photos(18_000, 18_000, seed)[:18_000] + old + b"\n" for seed in range(300))
+    engine = zlib.compressobj(6, zlib.DEFLATED, -15)
+    engine.compress(old)
+    engine.flush(zlib.Z_SYNC_FLUSH)
+    assert find_middle(pieces(engine.compress(rows) + engine.flush())) is None
+
+
+def test_what_was_given_last_is_kept() -> None:
+    reader = ZlibStream("a table")
+    for size in (10, WINDOW, 600, 1, 5):
+        reader._keep(bytes(size))
+        assert reader._latest_size == sum(map(len, reader._latest))
+    assert reader._latest_size >= WINDOW + 600
+    assert b"".join(_zlib_stream._limited(iter([b"abc", b"defg", b"h"]), 4, 3)) == b"efg"
+
+
+@pytest.mark.usefixtures("_engine")
 def test_no_place_is_found_where_there_is_none() -> None:
     text = b"".join(b"%d\tthe same words again and again\n" % number for number in range(400_000))
     assert find_middle(pieces(deflated(text)[100_000:])) is None, "what is repeated depends on what it repeats"
@@ -248,6 +307,17 @@ def test_a_first_part_that_becomes_large_is_refused(monkeypatch: pytest.MonkeyPa
     whole = zlib.compress(bytes(100_000) + photos(100_000))
     with pytest.raises(WrongDivisionError):
         read_in_parts(whole, 2, Middle(8 * 40_000, 10), len(whole))
+
+
+def test_little_is_read_of_what_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_deflate_search, "MOST_BEHIND", 1_000_000)
+    engine = zlib.compressobj(6, zlib.DEFLATED, -15)
+    engine.compress(photos(60_000))
+    engine.flush(zlib.Z_SYNC_FLUSH)
+    begin = engine.compress(photos(60_000)[:20_000]) + engine.flush(zlib.Z_SYNC_FLUSH)
+    left = pieces(begin + b"\0\0\0\xff\xff" * 1_000_000)
+    assert find_middle(left) is None
+    assert sum(map(len, left)) > 3_000_000
 
 
 def test_little_is_read_of_what_becomes_large() -> None:

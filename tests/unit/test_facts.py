@@ -260,12 +260,25 @@ def test_two_readers_take_no_more_than_a_central_has(name: str, monkeypatch: pyt
     assert caught.value.diagnosis == "corrupt"
 
 
+def test_two_readers_take_no_more_kinds_of_status_than_one() -> None:
+    def part(first: int, last: int) -> Facts:
+        facts = Facts()
+        give(facts, "blobs", BLOBS, *(blob(n, None, "a" * 40, b"s" + b"x" * n) for n in range(first, last)))
+        return facts
+
+    part(0, 8).add(part(8, 16))
+    with pytest.raises(CentralError, match="s3_status"):
+        part(0, 10).add(part(10, 20))
+
+
 def test_a_table_in_two_parts_has_one_checksum() -> None:
     def part(text: bytes, expected: int | None = None) -> Facts:
         facts = Facts()
         facts.part = TablePart("public.notes", zlib.adler32(text), len(text), expected)
         return facts
 
+    with pytest.raises(CentralError, match="only one part"):
+        part(b"one\n").add(Facts())
     part(b"one\n").add(part(b"two\n", zlib.adler32(b"one\ntwo\n")))
     for wrong in (zlib.adler32(b"one\ntwp\n"), zlib.adler32(b"two\n"), zlib.adler32(b"two\none\n")):
         with pytest.raises(CentralError, match=r"public\.notes does not have the checksum"):
