@@ -230,7 +230,7 @@ def test_what_only_looks_like_a_block_is_refused() -> None:
 @pytest.mark.usefixtures("_engine")
 @pytest.mark.parametrize("kind", ["padding", "cover", "stored"])
 def test_a_trap_in_front_of_a_place_is_refused(kind: str) -> None:
-    """A last block that is stored begins so near to a block in its padding, or its data, that what we put there could be of it."""
+    """A last block that is stored begins near a block in its padding, or its data: what is put there could be of it."""
     front, behind = photos(3000), deflated(photos(60_000, 5000))
     stored = zlib.compressobj(0, zlib.DEFLATED, -15)
     head = b"\x78\x9c" + stored.compress(front) + stored.flush(zlib.Z_FULL_FLUSH)
