@@ -1,7 +1,7 @@
 # Copyright: Contributors to the odkops.central collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Says whether a backup is whole, and what it holds, in one pass over its bytes."""
+"""Says whether a backup is whole, and what it holds, in one pass over its bytes, of which two processes may have a part each."""
 
 from __future__ import annotations
 

@@ -102,7 +102,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: Path of the backup, O(src).
+  description:
+    - Path of the backup, O(src).
+    - The owner, group and mode that Ansible adds to a result are those of this file, not of RV(dest).
   returned: always
   type: str
   sample: /var/backups/odk-central/central-backup-2026-11-22T23-11-18.733Z.pgdump.enc.bin
