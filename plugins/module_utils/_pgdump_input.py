@@ -52,7 +52,7 @@ class ArchiveInput:
 
     def __init__(self, source: Readable, offset: int = 0) -> None:
         self._source = source
-        self._read_into: Callable[[memoryview], int] = getattr(source, "readinto", self._copy_into)
+        self._read_into: Callable[[memoryview], int] | None = getattr(source, "readinto", None)
         self._buffer = bytearray(2 * CHUNK)
         self._view = memoryview(self._buffer)
         self._position = 0
@@ -70,7 +70,9 @@ class ArchiveInput:
         """Bytes of the archive that have been taken, and the offset where it began."""
         return self._consumed + self._position
 
-    def _copy_into(self, view: memoryview) -> int:
+    def _read(self, view: memoryview) -> int:
+        if self._read_into is not None:
+            return self._read_into(view)
         data = self._source.read(len(view))
         view[: len(data)] = data
         return len(data)
@@ -88,7 +90,7 @@ class ArchiveInput:
                 grown[: self._end] = view[: self._end]
                 self._buffer, self._view = grown, memoryview(grown)
                 view = self._view
-            read = self._read_into(view[self._end : self._end + CHUNK])
+            read = self._read(view[self._end : self._end + CHUNK])
             if not read:
                 return False
             self._end += read
