@@ -68,3 +68,12 @@ def reading_error(error: OSError, path: str) -> CentralError:
         f"{path} could not be read: {error.strerror or error}. "
         "Check the path, the permissions of this user, and the disk.",
     )
+
+
+def changed_error() -> CentralError:
+    """The :class:`CentralError` for a file that gave other bytes when parts of it were read twice."""
+    return CentralError(
+        "unreadable",
+        "The file was changed while it was read, or the disk gives other bytes each time it is asked. Nothing is "
+        "known of the backup; see that nobody writes to it, check the disk, and verify it again.",
+    )

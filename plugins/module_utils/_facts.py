@@ -240,9 +240,9 @@ class Facts:
         return None
 
     def _blob(self, blob: BlobFact, digest: str | None) -> None:
+        self.blobs[blob.s3_status] = self.blobs.get(blob.s3_status, 0) + 1
         if not re.fullmatch(r"[a-z_]{1,32}", blob.s3_status) or len(self.blobs) > _MAXIMUM_STATUSES:
             raise corrupt("a row of public.blobs has an impossible s3_status")
-        self.blobs[blob.s3_status] = self.blobs.get(blob.s3_status, 0) + 1
         if digest is not None:
             self.blobs_in_database += 1
             if digest != blob.sha:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Callable, Optional
 from ansible_collections.odkops.central.plugins.module_utils._diagnoses import OK
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, reading_error
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
+from ansible_collections.odkops.central.plugins.module_utils._given_blobs import Given, Rest
 from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import Copy
 from ansible_collections.odkops.central.plugins.module_utils._opening import (
     ENCRYPTED,
@@ -164,38 +165,21 @@ def verify_stream(
     :raises CentralError: with the diagnosis of what is wrong; the rest of the stream is not read then
     """
     digest = Digesting(source, copy)
-    blobs = None if on_blob is None else _Blobs(on_blob)
+    given = None if on_blob is None else Given(on_blob)
     try:
-        return _verify(digest, expected, blobs, stored, plain, on_facts, alone, again)
+        return _verify(digest, expected, given, stored, plain, on_facts, alone, again)
     except WrongDivisionError:
         if again is None:
             raise
         # Once more, and in one part; where something is wrong with it that way, too, it says what.
-        rest = None if blobs is None else blobs.rest()
+        rest = None if given is None else Rest(given)
+        on_facts = on_facts if rest is None else rest.before(on_facts)
         return verify_stream(again(0), expected, rest, None, stored, plain, on_facts)
     except CentralError as error:
         if expected.sha256 is not None and error.diagnosis in _DAMAGE:
             digest.drain()
             check_digest(digest.sha256, expected.sha256, f" What is wrong with it: {error.message}")
         raise
-
-
-class _Blobs:
-    """Hands blobs on, but for the first ones."""
-
-    def __init__(self, on_blob: Callable[[BlobFact], None], skipped: int = 0) -> None:
-        self._on_blob = on_blob
-        self._skipped = skipped
-        self._passed = 0
-
-    def __call__(self, blob: BlobFact) -> None:
-        if self._passed >= self._skipped:
-            self._on_blob(blob)
-        self._passed += 1
-
-    def rest(self) -> _Blobs:
-        """For another reader of the same: what has been handed on is not handed on again."""
-        return _Blobs(self._on_blob, self._passed)
 
 
 def _verify(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from ansible_collections.odkops.central.plugins.module_utils._compression import decompressor
-from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, changed_error
 from ansible_collections.odkops.central.plugins.module_utils._facts import BlobFact, Facts
 from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import LegacyZip
 from ansible_collections.odkops.central.plugins.module_utils._memory import keep_freed_memory
@@ -184,11 +184,7 @@ class _Behind:
         :raises CentralError: ``unreadable``
         """
         if read != self.digest.sum:
-            raise CentralError(
-                "unreadable",
-                "The file was changed while it was read, or the disk gives other bytes each time it is asked. Nothing is "
-                "known of the backup; see that nobody writes to it, check the disk, and verify it again.",
-            )
+            raise changed_error()
 
     def pass_over(self, first: ReadingProcesses) -> None:
         """Read what is left of the file, for its digest, once the first part has been read and unless `first` found it wrong."""

@@ -237,8 +237,8 @@ def main() -> int:
         if "verify" in wanted:
             for release in (options.release,) if options.release else RELEASES:
                 for mix in MIXES:
-                    demo = bench_demo(release, options.megabytes, mix)
-                    bench_verify(demo, work, passphrase_file, options, mix, release)
+                    mixed = bench_demo(release, options.megabytes, mix)
+                    bench_verify(mixed, work, passphrase_file, options, mix, release)
         if "restore" in wanted:
             bench_restore(demo, work, passphrase_file, options)
         if "blobs" in wanted:

@@ -35,9 +35,9 @@ BLOBS = 'id, sha, content, "contentType", md5, s3_status, size'
 
 
 @cache
-def photos(integer_size: int = 4, compressed: bool = True) -> bytes:
+def photos(integer_size: int = 4, compressed: bool = True, seed: int = 1) -> bytes:
     """An archive of the smallest database that is divided."""
-    rng = random.Random(1)
+    rng = random.Random(seed)
     entries = [entry for entry in central() if entry.tag != "blobs"]
     rows = []
     for number in range(60):
@@ -254,6 +254,47 @@ def test_what_on_blob_raises_is_raised_at_once(second: bool, tmp_path: Path, div
         verify_file(str(path), OPENED, take)
     assert seen == list(range(wanted))
     assert divisions[0] is not None
+
+    # Nor is a caller asked again who does not say the same twice.
+    once = iter([True])
+
+    def complain(blob: BlobFact) -> None:
+        if blob.id == wanted and next(once, False):
+            raise CentralError("corrupt", "as the caller sees it")
+
+    with pytest.raises(CentralError, match="as the caller sees it"):
+        verify_file(str(path), OPENED, complain)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_rows_that_were_handed_on_are_of_what_is_verified(same: bool, tmp_path: Path, divisions: Divisions) -> None:
+    """A damaged file is put in order while it is read, or another one is put in its place: it is read once more then."""
+    path = tmp_path / "backup"
+    damaged = bytearray(openssl(photos()))
+    damaged[-100_000] ^= 1
+    path.write_bytes(damaged)
+    following = openssl(photos() if same else photos(seed=2))
+    seen: list[BlobFact] = []
+
+    def take(blob: BlobFact) -> None:
+        if not seen:
+            with path.open("r+b") as file:
+                file.write(following)
+                file.truncate()
+        seen.append(blob)
+
+    facts: list[object] = []
+    if same:
+        assert (
+            verify_file(str(path), OPENED, take, on_facts=facts.append).sha256 == hashlib.sha256(following).hexdigest()
+        )
+        assert [blob.id for blob in seen] == list(range(60))
+    else:
+        with pytest.raises(CentralError, match="changed while it was read") as caught:
+            verify_file(str(path), OPENED, take, on_facts=facts.append)
+        assert caught.value.diagnosis == "unreadable"
+    assert len(facts) == same
+    assert len(divisions) == 1
 
 
 def test_where_both_would_have_to_read_much_one_reads_all(
