@@ -61,7 +61,8 @@ _SECTIONS = {
 _STDSTRINGS = re.compile(r"SET standard_conforming_strings = '(on|off)';\n\Z")
 _SEARCHPATH = "SELECT pg_catalog.set_config('search_path', '', false);\n"
 
-# SQL that makes and that removes an object. q: schema and name; n: name; in entries of two names, t: table, p: its part.
+# SQL that makes and that removes an object; its beginning where a parenthesis is the last, as names of arguments follow there.
+# q: schema and name; n: name; f: the same of a function; in entries of two names, t: table, p: its part.
 _FORMS: dict[str, tuple[tuple[str, ...], str]] = {
     "TABLE": (("CREATE TABLE {q} (", "CREATE UNLOGGED TABLE {q} ("), "DROP TABLE {q};\n"),
     "FOREIGN TABLE": (("CREATE FOREIGN TABLE {q} (",), "DROP FOREIGN TABLE {q};\n"),
@@ -73,8 +74,8 @@ _FORMS: dict[str, tuple[tuple[str, ...], str]] = {
     "DOMAIN": (("CREATE DOMAIN {q} AS ",), "DROP DOMAIN {q};\n"),
     "SCHEMA": (("CREATE SCHEMA {n};\n",), "DROP SCHEMA {n};\n"),
     "EXTENSION": (("CREATE EXTENSION IF NOT EXISTS {n} WITH SCHEMA ",), "DROP EXTENSION {n};\n"),
-    "FUNCTION": (("CREATE FUNCTION {f}(",), "DROP FUNCTION {q};\n"),
-    "PROCEDURE": (("CREATE PROCEDURE {f}(",), "DROP PROCEDURE {q};\n"),
+    "FUNCTION": (("CREATE FUNCTION {f}(",), "DROP FUNCTION {f}("),
+    "PROCEDURE": (("CREATE PROCEDURE {f}(",), "DROP PROCEDURE {f}("),
     "SEQUENCE SET": (("SELECT pg_catalog.setval('{q}', ",), ""),
     "SEQUENCE OWNED BY": (("ALTER SEQUENCE {q} OWNED BY ",), ""),
     "DATABASE": (("CREATE DATABASE {n} WITH TEMPLATE = template0 ENCODING = ",), "DROP DATABASE {n};\n"),
@@ -157,7 +158,9 @@ def _check_forms(entry: TocEntry) -> None:
         if nearly(start, expected):
             raise _contradiction(entry, "is made under another name")
     expected = removing.format(**names)
-    if nearly(entry.drop_statement.replace('"', ""), expected):
+    found = entry.drop_statement.replace('"', "")
+    odd = entry.drop_statement.count('"') % 2  # a bit makes a quote of a space, too
+    if odd or nearly(found[: len(expected)] if expected.endswith("(") else found, expected):
         raise _contradiction(entry, "is removed under another name")
     if nearly(entry.definition[-2:], ";\n") or nearly(entry.drop_statement[-2:], ";\n"):
         raise _contradiction(entry, "has a statement without an end")

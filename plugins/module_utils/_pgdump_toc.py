@@ -279,6 +279,7 @@ def _read_dependencies(source: ArchiveInput, dump_id: int, end: int) -> None:
         dependency = source.string(16)
         if dependency is None:
             return
-        if not _DIGITS.match(dependency):
+        # pg_dump counts them from one (createDumpId), and pg_restore 17 refuses zero.
+        if not _DIGITS.match(dependency) or dependency[0] == "0":
             raise corrupt(f"the entry {dump_id} of its table of contents depends on nothing that is a number")
     raise corrupt(f"its table of contents is longer than {MAXIMUM_TOC_BYTES} bytes, at the entry {dump_id}")

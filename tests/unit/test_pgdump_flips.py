@@ -135,3 +135,18 @@ def test_data_of_blobs_is_held_against_its_digest() -> None:
             bad = flipped(data, position, bit)
             same = bad[position : position + 1].lower() == data[position : position + 1]  # a digit in capitals
             assert same or diagnosis(bad) in ("corrupt", "blob_mismatch")
+
+
+def test_what_only_newer_versions_of_pg_restore_find() -> None:
+    """The campaigns with PostgreSQL 17 have found these: a function is removed by no SQL, an entry depends on the number zero."""
+    data = archives(17).read()
+    removing = b"DROP FUNCTION public.check_email("
+    start = data.index(removing)
+    for position in range(start, start + len(removing)):
+        for bit in range(8):
+            assert diagnosis(flipped(data, position, bit)) == "corrupt", (position - start, bit)
+    depends = data.index(b"\5\0\0\0false\0\1\0\0\0002") + 14
+    zero = flipped(data, depends, 1)
+    assert zero[depends : depends + 1] == b"0"
+    assert diagnosis(zero) == "corrupt"
+    assert not archives(17).postgresql.restores(zero)
