@@ -55,6 +55,8 @@ def names_in(path: str) -> list[str]:
         return []
     try:
         return sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []  # removed this very moment
     except OSError as error:
         raise reading_error(error, path) from error
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.odkops.central.plugins.module_utils import _pool_lease
+from ansible_collections.odkops.central.plugins.module_utils._directories import names_in
 from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
 from ansible_collections.odkops.central.plugins.module_utils._pool_lease import PoolLease, PoolLeases
 from ansible_collections.odkops.central.plugins.module_utils._repository import Repository
@@ -336,3 +337,15 @@ def test_a_disk_that_is_full(leases: PoolLeases, repository: Path) -> None:
         refused(lambda: leases.take(IDS[0]), "disk_full")
     assert leases.live() == []
     assert leases.take(IDS[0])
+
+
+def test_a_directory_that_is_removed_this_very_moment_has_no_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else tidies up between two looks at it."""
+
+    def removed(path: str) -> list[str]:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(os, "listdir", removed)
+    assert names_in(str(tmp_path)) == []
