@@ -77,3 +77,20 @@ def changed_error() -> CentralError:
         "The file was changed while it was read, or the disk gives other bytes each time it is asked. Nothing is "
         "known of the backup; see that nobody writes to it, check the disk, and verify it again.",
     )
+
+
+def passphrase_needed_error() -> CentralError:
+    """The :class:`CentralError` for a backup that has a passphrase, where none was given."""
+    return CentralError(
+        "wrong_passphrase",
+        "The backup is encrypted with a passphrase, and none was given. Give passphrase or passphrase_file.",
+    )
+
+
+def empty_passphrase_error() -> CentralError:
+    """The :class:`CentralError` for a backup that the empty passphrase opens, and the given one does not."""
+    return CentralError(
+        "empty_passphrase",
+        "The backup is encrypted with the empty passphrase and not with the given one, so anybody can read it. "
+        "Verify it without a passphrase if that is meant.",
+    )

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import BinaryIO, Union
 
-from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError
+from ansible_collections.odkops.central.plugins.module_utils._errors import (
+    CentralError,
+    empty_passphrase_error,
+    passphrase_needed_error,
+)
 from ansible_collections.odkops.central.plugins.module_utils._legacy_zip import Copy, LegacyZip
 from ansible_collections.odkops.central.plugins.module_utils._openssl_enc import (
     HEADER_SIZE,
@@ -141,16 +145,9 @@ def _explain_passphrase(salt: bytes, probe: bytes, plain: bytes, passphrase: str
     if _nearly(plain[: len(ARCHIVE_MAGIC)], ARCHIVE_MAGIC) and plain[: len(ARCHIVE_MAGIC)] != ARCHIVE_MAGIC:
         raise corrupt("the passphrase is right, but the first bytes of the archive are not")
     if not passphrase:
-        raise CentralError(
-            "wrong_passphrase",
-            "The backup is encrypted with a passphrase, and none was given. Give passphrase or passphrase_file.",
-        )
+        raise passphrase_needed_error()
     if decrypt_prefix(salt, probe, "").startswith(ARCHIVE_MAGIC):
-        raise CentralError(
-            "empty_passphrase",
-            "The backup is encrypted with the empty passphrase and not with the given one, so anybody can read it. "
-            "Verify it without a passphrase if that is meant.",
-        )
+        raise empty_passphrase_error()
     raise CentralError(
         "wrong_passphrase",
         "The passphrase does not open the backup. Give the one that was used when it was made "

@@ -20,7 +20,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.odkops.central.plugins.module_utils._errors import CentralError, MissingLibraryError
+from ansible_collections.odkops.central.plugins.module_utils._errors import (
+    CentralError,
+    MissingLibraryError,
+    empty_passphrase_error,
+    passphrase_needed_error,
+)
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_input import corrupt
 
 #: ``keys.json`` is not longer than this, in bytes: it has 40 for each table.
@@ -138,16 +143,9 @@ def _open_private_key(found: _KeyFile, passphrase: str) -> bytes:
     plain = _decrypt_private_key(found, passphrase)
     if not plain.startswith(_PEM_BEGIN):
         if not passphrase:
-            raise CentralError(
-                "wrong_passphrase",
-                "The backup is encrypted with a passphrase, and none was given. Give passphrase or passphrase_file.",
-            )
+            raise passphrase_needed_error()
         if _decrypt_private_key(found, "").startswith(_PEM_BEGIN):
-            raise CentralError(
-                "empty_passphrase",
-                "The backup is encrypted with the empty passphrase and not with the given one, so anybody can read it. "
-                "Verify it without a passphrase if that is meant.",
-            )
+            raise empty_passphrase_error()
         raise CentralError(
             "wrong_passphrase",
             "The passphrase does not open the backup. Give the one that was used when it was made; a backup from "

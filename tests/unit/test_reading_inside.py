@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 import sys
 import zlib
@@ -24,11 +23,11 @@ from ansible_collections.odkops.central.plugins.module_utils._facts import BlobF
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_archive import CustomArchive
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_division import Division, ReadAt
 from ansible_collections.odkops.central.plugins.module_utils._pgdump_recompress import recompress
-from ansible_collections.odkops.central.plugins.module_utils._reading_processes import ReadingProcesses
 from ansible_collections.odkops.central.plugins.module_utils._verify import Expectation, Verification, verify_file
 
 from support.archives import PASSPHRASE, archives, openssl
 from support.pgdump_writer import Writer, central, table
+from support.reading import change_between_readings
 
 OPENED = Expectation(passphrase=PASSPHRASE)
 BLOBS = 'id, sha, content, "contentType", md5, s3_status, size'
@@ -320,29 +319,8 @@ def test_a_file_that_is_changed_while_it_is_read_is_not_taken_for_whole(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, divisions: Divisions
 ) -> None:
     path = tmp_path / "backup"
-    whole = openssl(photos())
-    path.write_bytes(whole)
-    start = ReadingProcesses.start
-    made: list[ReadingProcesses] = []
-    init = ReadingProcesses.__init__
-
-    def noted(self: ReadingProcesses, *args: object) -> None:
-        made.append(self)
-        init(self, *args)  # type: ignore[arg-type]
-
-    def change_then_start(self: ReadingProcesses) -> None:
-        if self is made[1]:  # of the first part: the second one's reader has done its work
-            os.waitid(os.P_PID, made[0]._processes[0], os.WEXITED | os.WNOWAIT)
-            with path.open("r+b") as file:
-                if change == "cut":
-                    file.truncate(len(whole) - 100_000)
-                else:
-                    file.seek(len(whole) if change == "grown" else len(whole) - 100_000)
-                    file.write(bytes(1000))
-        start(self)
-
-    monkeypatch.setattr(ReadingProcesses, "__init__", noted)
-    monkeypatch.setattr(ReadingProcesses, "start", change_then_start)
+    path.write_bytes(openssl(photos()))
+    change_between_readings(monkeypatch, path, change)
     assert str(read(path)[0]).startswith("unreadable: ")
     assert divisions[0] is not None
     assert divisions[0].middle is not None

@@ -38,6 +38,7 @@ from support.archives import PASSPHRASE, archives, methods, openssl
 from support.directory_dumps import directory_dumps
 from support.legacy_zip_writer import make
 from support.pgdump_writer import Entry, Writer, central, table
+from support.reading import change_between_readings
 from support.verifying import flips
 
 OPENED = Expectation(passphrase=PASSPHRASE)
@@ -329,27 +330,13 @@ def two_tables(seed: int) -> list[Entry]:
 
 @pytest.mark.parametrize("change", ["cut", "grown", "other"])
 def test_a_file_that_is_changed_while_it_is_read_is_not_taken_for_whole(
-    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[_reading_processes.ReadingProcesses]
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[object]
 ) -> None:
     """What is hashed has to be what was verified, also where two have read it."""
     divide_anything(monkeypatch)
     path = tmp_path / "backup"
-    whole = openssl(Writer().archive(two_tables(1), compression=0))
-    path.write_bytes(whole)
-    start = _reading_processes.ReadingProcesses.start
-
-    def change_then_start(self: _reading_processes.ReadingProcesses) -> None:
-        if self is processes[1]:  # of the first part
-            os.waitid(os.P_PID, processes[0]._processes[0], os.WEXITED | os.WNOWAIT)
-            with path.open("r+b") as file:
-                if change == "cut":
-                    file.truncate(len(whole) - 100_000)
-                else:
-                    file.seek(len(whole) if change == "grown" else len(whole) - 100_000)
-                    file.write(bytes(1000))
-        start(self)
-
-    monkeypatch.setattr(_reading_processes.ReadingProcesses, "start", change_then_start)
+    path.write_bytes(openssl(Writer().archive(two_tables(1), compression=0)))
+    change_between_readings(monkeypatch, path, change)
     with pytest.raises(CentralError) as caught:
         verify_file(str(path), OPENED)
     assert caught.value.diagnosis == "unreadable"
