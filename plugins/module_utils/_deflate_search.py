@@ -27,7 +27,7 @@ from ansible_collections.odkops.central.plugins.module_utils._errors import Cent
 from ansible_collections.odkops.central.plugins.module_utils._inflating import inflating
 from ansible_collections.odkops.central.plugins.module_utils._zlib_stream import LACKING
 
-# So many compressed bytes are looked at for the beginning of a block; zlib's blocks have up to 40 KiB.
+# So many compressed bytes are looked at for the beginning of a block; zlib's blocks of such data have about 25 KiB.
 _LOOKED = 64 * 1024
 
 # So many guesses are tried, each until it has given so many bytes: a wrong one is found out long before. And the first that does
